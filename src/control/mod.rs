@@ -1,0 +1,1 @@
+//! drainctl's socket: a thread that answers JSON lines.

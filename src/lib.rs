@@ -1,0 +1,45 @@
+//! drained: stop, restart and upgrade services under systemd without losing a connection.
+//!
+//! Two things in one crate. The module [`lifecycle`] is a library for authors of daemons: signals
+//! blocked in all threads, a signalfd thread, a cleanup thread with phases and deadlines, workers
+//! that are joined within a bound, at-exit hooks, and the whole sd_notify protocol. The rest,
+//! behind the feature `daemon` (on by default), is the proxy daemon `drained` built on it.
+//!
+//! ```text
+//! signal:  kernel -> signalfd thread -> cleanup thread -> phases -> workers, listeners, connections -> at-exit hooks -> exit code
+//! data:    listener -> worker (epoll) -> connection -> relay: socket -> pipe -> socket, both ways
+//! words:   every thread -> log thread -> journald;  life cycle -> notify thread -> systemd
+//! control: drainctl -> control socket -> control thread -> life cycle / workers
+//! ```
+//!
+//! A module imports only from rows below its own; a test checks it.
+//!
+//! ```text
+//! bin/drained.rs bin/drainctl.rs        doors
+//! cli                                   arguments -> options
+//! daemon                                ordered startup, status
+//! proxy | control                       listeners, workers, relays | drainctl's socket
+//! lifecycle                             the library: signals, cleanup, workers, exit, state
+//! systemd                               notify, listen fds, journal
+//! sys                                   the only unsafe: epoll, splice, signalfd, socket
+//! config, event, error                  leaves
+//! ```
+
+pub mod error;
+pub mod event;
+pub mod lifecycle;
+pub mod sys;
+pub mod systemd;
+
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod control;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod proxy;
+
+pub use error::{Error, Exit, Result};

@@ -1,0 +1,1 @@
+//! The proxy: listeners, workers, relays.

@@ -1,0 +1,5 @@
+//! systemd's side: notify socket, listening file descriptors, journal.
+
+pub mod journal;
+pub mod listen_fds;
+pub mod notify;
