@@ -3,6 +3,7 @@
 //! Least connections among those that are up and not yet tried for this client; when all are known
 //! to be down they are tried all the same, for what is known may be old.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::sys::socket::Address;
@@ -50,6 +51,16 @@ impl Upstream {
     pub fn set_up(&self, up: bool) -> bool {
         self.down.swap(!up, Relaxed) == up
     }
+}
+
+/// A background try whether an upstream that is down takes connections again.
+pub struct Probe {
+    pub proxy: u16,
+    pub upstream: u16,
+    /// While a connect is pending.
+    pub fd: Option<OwnedFd>,
+    /// The pause before the next try, in milliseconds.
+    pub pause: u64,
 }
 
 /// The upstreams tried for one client.
