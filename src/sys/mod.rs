@@ -1,1 +1,3 @@
 //! The one home of system calls, and of `unsafe`.
+
+pub mod clock;
