@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use slog::{BorrowedKV, Drain, KV, Key, Level, Never, OwnedKVList, Record, RecordStatic, Serializer, o};
@@ -69,7 +70,8 @@ fn program_name() -> String {
     Path::new(&path).file_name().map_or_else(|| "drained".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// All fields of one entry. A value that is None makes no field.
+/// All fields of one entry. A value that is None makes no field. DRAINED_CLIENT also makes
+/// DRAINED_CLIENT_IP, since the journal only finds whole values and ports change.
 struct Fields<'a> {
     identifier: &'a str,
     values: &'a OwnedKVList,
@@ -78,18 +80,26 @@ struct Fields<'a> {
 
 impl KV for Fields<'_> {
     fn serialize(&self, record: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
-        let mut present = Present(serializer);
+        let mut present = Present { serializer };
         present.emit_str("SYSLOG_IDENTIFIER", self.identifier)?;
         self.values.serialize(record, &mut present)?;
         self.own.serialize(record, &mut present)
     }
 }
 
-struct Present<'a>(&'a mut dyn Serializer);
+struct Present<'a> {
+    serializer: &'a mut dyn Serializer,
+}
 
 impl Serializer for Present<'_> {
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        self.0.emit_arguments(key, value)
+        if key == "DRAINED_CLIENT"
+            && let Ok(client) = value.to_string().parse::<SocketAddr>()
+        {
+            self.serializer
+                .emit_arguments("DRAINED_CLIENT_IP", &format_args!("{}", client.ip().to_canonical()))?;
+        }
+        self.serializer.emit_arguments(key, value)
     }
 
     fn emit_none(&mut self, _: Key) -> slog::Result {
@@ -103,6 +113,8 @@ impl Serializer for Present<'_> {
 
 #[cfg(test)]
 mod tests {
+    use slog::{b, record_static};
+
     use super::*;
 
     #[test]
@@ -111,5 +123,40 @@ mod tests {
         let priority = |level: Level| level_for_journald(level).as_usize() + 1;
         let levels = [Level::Critical, Level::Error, Level::Warning, Level::Info, Level::Debug, Level::Trace];
         assert_eq!(levels.map(priority), [2, 3, 4, 6, 7, 7]);
+    }
+
+    #[derive(Default)]
+    struct Collect(Vec<String>);
+
+    impl Serializer for Collect {
+        fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+            self.0.push(format!("{key}={value}"));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_entry_has_the_identifier_the_clients_address_and_no_empty_field() {
+        let fields = |client: &str| {
+            let record = record_static!(Level::Info, "");
+            let own = b!("DRAINED_CLIENT" => client, "DRAINED_STEP" => None::<&str>);
+            let message = format_args!("text");
+            let record = Record::new(&record, &message, own);
+            let values = o!("DRAINED_PROXY" => "web").into();
+            let mut all = Collect::default();
+            let fields = Fields { identifier: "me", values: &values, own: record.kv() };
+            fields.serialize(&record, &mut all).expect("Collect takes all");
+            all.0
+        };
+        let (identifier, proxy) = ("SYSLOG_IDENTIFIER=me", "DRAINED_PROXY=web");
+        assert_eq!(
+            fields("[::ffff:192.0.2.7]:4711"),
+            [identifier, proxy, "DRAINED_CLIENT_IP=192.0.2.7", "DRAINED_CLIENT=[::ffff:192.0.2.7]:4711"]
+        );
+        assert_eq!(
+            fields("[2001:db8::1]:1"),
+            [identifier, proxy, "DRAINED_CLIENT_IP=2001:db8::1", "DRAINED_CLIENT=[2001:db8::1]:1"]
+        );
+        assert_eq!(fields("unix"), [identifier, proxy, "DRAINED_CLIENT=unix"]);
     }
 }
