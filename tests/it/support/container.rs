@@ -1,14 +1,14 @@
 //! A booted Debian with a real systemd as PID 1, for the tests of the third rung.
 //!
-//! Invariant: whatever becomes of the test, nothing outlives it. systemd-nspawn dies with the
-//! thread that booted it, the overlay and its memory live in a mount namespace of their own, and
-//! the pristine root below it is never written to.
+//! Invariant: whatever becomes of the test, nothing outlives it but an empty cgroup. The container
+//! runs in a process namespace that dies with the thread that booted it, the overlay and its memory
+//! live in a mount namespace of their own, and the pristine root below it is never written to.
 //!
 //! Not here: what a test says about drained. This file knows systemd only.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Uid, getpid};
+use nix::unistd::{Pid, Uid, getpid};
 use serde_json::Value;
 
 use super::image::Release;
@@ -29,8 +29,10 @@ const BOUND: Duration = Duration::from_secs(90);
 /// A running container. Dropping it ends it at once, without an orderly shutdown.
 pub struct Container {
     pub release: Release,
-    nspawn: Child,
-    /// PID 1 of the container, as the host numbers it.
+    /// unshare(1), with whose end everything in the container ends.
+    outer: Child,
+    /// systemd-nspawn and its child, which is PID 1 of the container, as the host numbers them.
+    nspawn: i32,
     leader: i32,
     cgroups: Vec<PathBuf>,
 }
@@ -50,8 +52,18 @@ impl Container {
         ready.set_read_timeout(Some(BOUND)).unwrap();
 
         let console = File::create(std::env::temp_dir().join(format!("{name}.console"))).unwrap();
-        let nspawn = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--mount", "sh", "-euc", BOOT, "sh"])
+        let outer = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ])
+            .args(["sh", "-euc", BOOT, "sh"])
             .args([&scratch, &root])
             .arg(&name)
             .args(&cgroups)
@@ -61,8 +73,10 @@ impl Container {
             .stderr(console)
             .spawn()
             .expect("setpriv (util-linux) starts");
-        let mut container = Container { release, nspawn, leader: 0, cgroups };
-        container.leader = wait_ready(&ready, &name);
+        let mut container = Container { release, outer, nspawn: 0, leader: 0, cgroups };
+        wait_ready(&ready, &name);
+        container.nspawn = child_of(container.outer.id() as i32);
+        container.leader = child_of(container.nspawn);
         fs::remove_file(&ready_path).unwrap();
         fs::remove_file(std::env::temp_dir().join(format!("{name}.console"))).unwrap();
         container
@@ -87,7 +101,12 @@ impl Container {
     pub fn command<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Command {
         let mut enter = Command::new("timeout");
         enter.args(["--kill-after=1", &BOUND.as_secs().to_string(), "nsenter", "--all", "--target"]);
-        enter.arg(self.leader.to_string()).args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]);
+        enter.arg(self.leader.to_string()).args([
+            "env",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL=C.UTF-8",
+        ]);
         enter.args(command).stdin(Stdio::null());
         enter
     }
@@ -139,11 +158,15 @@ impl Container {
     pub fn wait_journal<const N: usize>(&self, matches: [&str; N], bound: Duration) -> Value {
         let seconds = bound.as_secs().to_string();
         let follow = ["timeout", &seconds, "journalctl", "-o", "json", "--all", "--follow", "--no-tail"];
-        let mut child =
-            self.command(follow.iter().chain(&matches)).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = self
+            .command(follow.iter().chain(&matches))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
         child.wait().unwrap();
         assert!(!line.is_empty(), "no journal entry {matches:?} within {bound:?}");
         serde_json::from_str(&line).unwrap()
@@ -195,22 +218,17 @@ impl Container {
     /// The host's number of the unit's main process.
     pub fn host_pid(&self, unit: &str) -> i32 {
         let inside = self.show(unit, "MainPID");
-        let own_namespace = fs::read_link(format!("/proc/{}/ns/pid", self.leader)).unwrap();
-        let found = fs::read_dir("/proc").unwrap().filter_map(Result::ok).find(|entry| {
-            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            let number = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-            number.and_then(|pids| pids.split_whitespace().last()) == Some(&inside)
-                && fs::read_link(entry.path().join("ns/pid")).is_ok_and(|ns| ns == own_namespace)
-        });
-        let entry = found.unwrap_or_else(|| panic!("{unit} has no process {inside}"));
-        entry.file_name().to_str().unwrap().parse().unwrap()
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(self.leader);
+        let found = processes().find(|p| p.innermost == inside && namespace(p.pid) == own);
+        found.unwrap_or_else(|| panic!("{unit} has no process {inside}")).pid
     }
 
     /// Asks for an orderly poweroff and waits until the container is gone.
     pub fn power_off(mut self) {
-        kill(nix::unistd::Pid::from_raw(self.nspawn.id() as i32), Signal::SIGTERM).unwrap();
+        kill(Pid::from_raw(self.nspawn), Signal::SIGTERM).unwrap();
         let end = Instant::now() + BOUND;
-        while self.nspawn.try_wait().unwrap().is_none() {
+        while self.outer.try_wait().unwrap().is_none() {
             assert!(Instant::now() < end, "the container did not power off within {BOUND:?}");
             thread::sleep(Duration::from_millis(20));
         }
@@ -228,10 +246,8 @@ impl Drop for Container {
             let output = self.output(["journalctl", "--no-pager", "-n", "80", "-o", "short-precise"]);
             eprintln!("--- journal of {:?}\n{}", self.release, String::from_utf8_lossy(&output.stdout));
         }
-        // nspawn's child is PID 1 of the container: with it goes everything in there. It dies
-        // with nspawn too.
-        _ = self.nspawn.kill();
-        _ = self.nspawn.wait();
+        _ = self.outer.kill();
+        _ = self.outer.wait();
         let end = Instant::now() + Duration::from_secs(10);
         while self.cgroups.iter().any(|cgroup| remove_cgroup(cgroup).is_err()) && Instant::now() < end {
             thread::sleep(Duration::from_millis(20));
@@ -251,29 +267,44 @@ const BOOT: &str = r#"
         --private-network --notify-ready=yes --console=pipe
 "#;
 
-/// Reads nspawn's notifications up to READY=1, which it passes on from the container's systemd.
-fn wait_ready(ready: &UnixDatagram, name: &str) -> i32 {
-    let mut leader = None;
+/// Waits for nspawn's READY=1, which it passes on from the container's systemd.
+fn wait_ready(ready: &UnixDatagram, name: &str) {
     let mut buffer = [0; 4096];
     loop {
-        let length = match ready.recv(&mut buffer) {
-            Ok(length) => length,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+        match ready.recv(&mut buffer) {
+            Ok(length) if buffer[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") => return,
+            Ok(_) => {}
             Err(e) => {
                 let console = fs::read_to_string(std::env::temp_dir().join(format!("{name}.console")));
                 panic!("{name} did not boot: {e}\n{}", console.unwrap_or_default());
             }
-        };
-        let message = String::from_utf8_lossy(&buffer[..length]);
-        for line in message.lines() {
-            if let Some(pid) = line.strip_prefix("X_NSPAWN_LEADER_PID=") {
-                leader = Some(pid.parse().unwrap());
-            }
-            if line == "READY=1" {
-                return leader.expect("nspawn names the leader before it is ready");
-            }
         }
     }
+}
+
+/// A process as the host sees it.
+struct Process {
+    pid: i32,
+    parent: i32,
+    /// Its number in its own, innermost namespace.
+    innermost: String,
+}
+
+/// Every process of the host.
+fn processes() -> impl Iterator<Item = Process> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let parent = field("PPid:")?.trim().parse().ok()?;
+        let innermost = field("NSpid:")?.split_whitespace().last()?.to_owned();
+        Some(Process { pid, parent, innermost })
+    })
+}
+
+fn child_of(parent: i32) -> i32 {
+    processes().find(|p| p.parent == parent).unwrap_or_else(|| panic!("process {parent} has no child")).pid
 }
 
 /// One cgroup of this name in each hierarchy that systemd uses. Two containers in one cgroup would

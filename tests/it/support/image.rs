@@ -41,7 +41,8 @@ impl Release {
 
 /// Where the roots are kept: $DRAINED_TEST_CACHE, or /var/cache/drained-tests.
 pub fn cache() -> PathBuf {
-    std::env::var_os("DRAINED_TEST_CACHE").map_or_else(|| PathBuf::from("/var/cache/drained-tests"), PathBuf::from)
+    std::env::var_os("DRAINED_TEST_CACHE")
+        .map_or_else(|| PathBuf::from("/var/cache/drained-tests"), PathBuf::from)
 }
 
 fn make(root: &Path, suite: &str, packages: &str) {
