@@ -4,6 +4,10 @@ pub mod demo;
 mod report;
 mod stop;
 
+use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,13 +15,14 @@ use std::time::Duration;
 use slog::{Level, Logger, info, o, warn};
 
 use crate::config::{self, Config};
-use crate::control::{self, ControlServer};
+use crate::control::ControlServer;
+use crate::control::server::{MODE, Running};
 use crate::event::Event;
 use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
 use crate::proxy::{self, Fleet};
 use crate::sys::limits;
 use crate::systemd::{journal, listen_fds};
-use crate::{Error, Result};
+use crate::Result;
 
 /// How long connections live after a second SIGTERM or SIGINT.
 const HURRY: Duration = Duration::from_secs(2);
@@ -72,13 +77,20 @@ fn start_control(
     fleet: &Arc<Fleet>,
     handle: &Handle,
     log: &Logger,
-) -> Result<Option<control::Running>> {
-    let Some(path) = config.daemon.control.clone().or_else(control::default_path_of_the_service) else {
+) -> Result<Option<Running>> {
+    let Some(path) = config.daemon.control.clone().or_else(control_path_of_the_unit) else {
         return Ok(None);
     };
     let (fleet, handle) = (fleet.clone(), handle.clone());
-    let server = ControlServer::bind(&path, control::MODE)?;
+    let server = ControlServer::bind(&path, MODE)?;
     server.start(log.clone(), move || report::status(&fleet, &handle)).map(Some)
+}
+
+/// $RUNTIME_DIRECTORY is set by RuntimeDirectory=, several parted by colons, see systemd.exec(5).
+fn control_path_of_the_unit() -> Option<PathBuf> {
+    let directories = env::var_os("RUNTIME_DIRECTORY")?;
+    let first = directories.as_encoded_bytes().split(|b| *b == b':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)).join("control.sock"))
 }
 
 fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, log: &Logger) {
@@ -104,7 +116,7 @@ fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger)
         for address in proxy.listening_on() {
             let upstreams = join(&proxy.config.upstream);
             info!(log, "proxy {} listens on {address} for {upstreams}", proxy.config.name; Event::Listening,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstreams);
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstreams.clone());
         }
     }
     info!(log, "drained {} is up: {} proxies, {} workers", env!("CARGO_PKG_VERSION"), fleet.proxies.len(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{GRACE, report};
 use crate::config;
-use crate::control;
+use crate::control::server::Running;
 use crate::lifecycle::{Lifecycle, Phase, StepContext};
 use crate::proxy::Fleet;
 use crate::{Error, Exit, Result};
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
 /// Declares the steps.
-pub fn declare(life: &mut Lifecycle, fleet: &Arc<Fleet>, control: Option<control::Running>) {
+pub fn declare(life: &mut Lifecycle, fleet: &Arc<Fleet>, control: Option<Running>) {
     let shared = fleet.clone();
     life.step(Phase::Announce, "lame-duck", lame_duck(fleet) + GRACE, move |context| {
         announce(&shared, context);
