@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use slog::{Level, Logger, info, o, warn};
 
+use crate::Result;
 use crate::config::{self, Config};
 use crate::control::ControlServer;
 use crate::control::server::{MODE, Running};
@@ -22,7 +23,6 @@ use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLe
 use crate::proxy::{self, Fleet};
 use crate::sys::limits;
 use crate::systemd::{journal, listen_fds};
-use crate::Result;
 
 /// How long connections live after a second SIGTERM or SIGINT.
 const HURRY: Duration = Duration::from_secs(2);

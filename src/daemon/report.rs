@@ -19,7 +19,11 @@ pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drai
 /// STATUS= while serving.
 pub fn running_text(fleet: &Fleet) -> String {
     let down = fleet.proxies.iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up()).count();
-    let down = if down > 0 { format!("; {}", count(down as u64, "upstream is down", "upstreams are down")) } else { String::new() };
+    let down = if down > 0 {
+        format!("; {}", count(down as u64, "upstream is down", "upstreams are down"))
+    } else {
+        String::new()
+    };
     match fleet.proxies.len() {
         0 => NO_PROXY.to_owned(),
         n => format!(

@@ -39,7 +39,9 @@ pub fn declare(life: &mut Lifecycle, fleet: &Arc<Fleet>, control: Option<Running
     life.step(Phase::Drain, "drain-connections", drain_bound(fleet), move |context| drain(&shared, context));
     if let Some(control) = control {
         life.step(Phase::Finish, "close-control-socket", CLOSE_CONTROL + GRACE, move |_| {
-            control.close(CLOSE_CONTROL).unwrap_or_else(|| Err(Error::new(Exit::Software, "the control thread hangs")))
+            control
+                .close(CLOSE_CONTROL)
+                .unwrap_or_else(|| Err(Error::new(Exit::Software, "the control thread hangs")))
         });
     }
 }

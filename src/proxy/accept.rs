@@ -76,7 +76,9 @@ impl Worker {
                 Ok((client, peer)) => self.open(proxy, client, peer),
                 // EINVAL: a UNIX listener that was shut down and has none left.
                 Err(Errno::EAGAIN | Errno::EINVAL) => return self.backlog_is_empty(index),
-                Err(Errno::EMFILE | Errno::ENFILE) => return self.wait_for_room(index, "file descriptors ran out"),
+                Err(Errno::EMFILE | Errno::ENFILE) => {
+                    return self.wait_for_room(index, "file descriptors ran out");
+                }
                 Err(Errno::ENOBUFS | Errno::ENOMEM) => return self.wait_for_room(index, "memory ran out"),
                 Err(errno) => {
                     error!(self.log, "accepting on {}: {}", door.listener.name, errno.desc(); Event::AcceptPaused,

@@ -74,7 +74,9 @@ impl Worker {
         match (&connection.server, connection.connect_until) {
             (None, Some(until)) if now < until => self.connect(key),
             (None, _) => self.end(key, End::Failed),
-            (Some(_), Some(until)) if now >= until => self.next_upstream(key, "no answer within connect_timeout"),
+            (Some(_), Some(until)) if now >= until => {
+                self.next_upstream(key, "no answer within connect_timeout")
+            }
             (Some(_), Some(until)) => self.arm(key, until),
             (Some(_), None) => {}
         }
@@ -179,7 +181,8 @@ impl Worker {
         let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
         // A new key: the timer of the try that is over finds nothing.
         let pause = probe.pause;
-        let key = self.table.insert(Entry::Probe(Probe { fd: None, pause: (pause * 2).min(RETRY_LAST), ..probe }));
+        let key =
+            self.table.insert(Entry::Probe(Probe { fd: None, pause: (pause * 2).min(RETRY_LAST), ..probe }));
         self.arm(key, self.now + pause);
     }
 

@@ -159,7 +159,12 @@ impl Half {
         result
     }
 
-    fn step(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>, pipes: &mut Pipes) -> Result<(), Pumped> {
+    fn step(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        pipes: &mut Pipes,
+    ) -> Result<(), Pumped> {
         match self.flow.next() {
             Step::Fill => {
                 if self.pipe.is_none() {
@@ -171,18 +176,20 @@ impl Half {
                     Err(errno) => return Err(Pumped::SourceFailed(errno)),
                 }
             }
-            Step::Empty => match self.pipe.as_ref().map_or(Err(Errno::EBADF), |p| p.empty(sink, self.flow.held)) {
-                Ok(n) => self.flow.emptied(n as u32),
-                Err(Errno::EAGAIN) => self.flow.sink_blocked(),
-                Err(_) => {
-                    // What it holds has nowhere to go; the other direction may still end well.
-                    self.flow.finished();
-                    if let Some(pipe) = self.pipe.take() {
-                        pipes.discard(pipe);
+            Step::Empty => {
+                match self.pipe.as_ref().map_or(Err(Errno::EBADF), |p| p.empty(sink, self.flow.held)) {
+                    Ok(n) => self.flow.emptied(n as u32),
+                    Err(Errno::EAGAIN) => self.flow.sink_blocked(),
+                    Err(_) => {
+                        // What it holds has nowhere to go; the other direction may still end well.
+                        self.flow.finished();
+                        if let Some(pipe) = self.pipe.take() {
+                            pipes.discard(pipe);
+                        }
+                        return Err(Pumped::SinkFailed);
                     }
-                    return Err(Pumped::SinkFailed);
                 }
-            },
+            }
             Step::Finish => {
                 // An error says that the peer is gone, which its own direction reports.
                 let _ = socket::finish_writing(sink);

@@ -91,7 +91,8 @@ impl Fleet {
             proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
             epoch: Instant::now(),
             mailboxes: (0..workers).map(mailbox).collect::<Result<_>>()?,
-            limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX)) as u32,
+            limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
+                as u32,
             active: AtomicU32::new(0),
             next_id: AtomicU64::new(1),
             hurry,
@@ -130,7 +131,8 @@ impl Fleet {
             }
         }
         let settled = until.min(Instant::now() + HANDSHAKE);
-        while sys::handshakes::pending(&ports) && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false) {
+        while sys::handshakes::pending(&ports) && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false)
+        {
             if Instant::now() >= settled {
                 break;
             }
@@ -158,7 +160,9 @@ impl Fleet {
             match done() {
                 true => return true,
                 false if left.is_zero() => return false,
-                false => guard = self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+                false => {
+                    guard = self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+                }
             }
         }
     }
@@ -218,7 +222,8 @@ impl Proxy {
         for address in &config.listen {
             listeners.extend(listener::open(&config.name, address, passed)?.into_iter().map(Arc::new));
         }
-        let upstream = |a: &config::UpstreamAddress| Ok(Upstream::new(listener::upstream_address(a)?, a.to_string()));
+        let upstream =
+            |a: &config::UpstreamAddress| Ok(Upstream::new(listener::upstream_address(a)?, a.to_string()));
         Ok(Proxy {
             upstreams: config.upstream.iter().map(upstream).collect::<Result<_>>()?,
             counters: (0..workers).map(|_| Counters::default()).collect(),

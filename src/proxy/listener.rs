@@ -65,7 +65,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub fn open(proxy: &str, address: &ListenAddress, passed: &mut Vec<PassedFd>) -> Result<Vec<Listener>> {
     match address {
         ListenAddress::Tcp(tcp) => {
-            let fd = socket::listen_on(&Address::Tcp(*tcp)).map_err(|e| refused(proxy, &tcp.to_string(), e))?;
+            let fd =
+                socket::listen_on(&Address::Tcp(*tcp)).map_err(|e| refused(proxy, &tcp.to_string(), e))?;
             Ok(vec![Listener::new(fd, false, None)])
         }
         ListenAddress::Unix(unix) => Ok(vec![open_unix(proxy, unix)?]),
@@ -91,8 +92,9 @@ fn open_unix(proxy: &str, unix: &UnixPath) -> Result<Listener> {
     };
     let fd = match socket::listen_on(&address) {
         Err(Errno::EADDRINUSE) if is_stale(path, &address) => {
-            fs::remove_file(path)
-                .map_err(|e| Error::system(format!("proxy {proxy}: removing the stale {}", path.display()), e))?;
+            fs::remove_file(path).map_err(|e| {
+                Error::system(format!("proxy {proxy}: removing the stale {}", path.display()), e)
+            })?;
             socket::listen_on(&address)
         }
         result => result,
@@ -117,14 +119,19 @@ fn take_passed(proxy: &str, name: &str, passed: &mut Vec<PassedFd>) -> Result<Ve
     let ours: Vec<PassedFd> = ours;
     if ours.is_empty() {
         let hint = "a .socket unit with FileDescriptorName= of that name, started before the service";
-        return Err(Error::new(Exit::Config, format!("proxy {proxy}: systemd passed no socket named {name}: it needs {hint}")));
+        return Err(Error::new(
+            Exit::Config,
+            format!("proxy {proxy}: systemd passed no socket named {name}: it needs {hint}"),
+        ));
     }
     ours.into_iter().map(|PassedFd { fd, .. }| adopt(proxy, name, fd)).collect()
 }
 
 fn adopt(proxy: &str, name: &str, fd: OwnedFd) -> Result<Listener> {
     if !socket::is_listening_stream(fd.as_fd()) {
-        let message = format!("proxy {proxy}: the socket {name} that systemd passed is not a listening stream socket: it needs ListenStream= and Accept=no");
+        let message = format!(
+            "proxy {proxy}: the socket {name} that systemd passed is not a listening stream socket: it needs ListenStream= and Accept=no"
+        );
         return Err(Error::new(Exit::Config, message));
     }
     socket::prepare_listener(&fd)

@@ -21,24 +21,15 @@ struct Slot<T> {
 pub struct Slab<T> {
     chunks: Vec<Box<[Slot<T>]>>,
     free: Vec<u32>,
-    len: usize,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), free: Vec::new(), len: 0 }
+        Slab { chunks: Vec::new(), free: Vec::new() }
     }
 }
 
 impl<T> Slab<T> {
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     pub fn insert(&mut self, entry: T) -> Key {
         if self.free.is_empty() {
             let first = (self.chunks.len() * CHUNK) as u32;
@@ -48,7 +39,6 @@ impl<T> Slab<T> {
         let slot = self.free.pop().unwrap_or_default();
         let place = &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK];
         place.entry = Some(entry);
-        self.len += 1;
         Key { slot, generation: place.generation }
     }
 
@@ -65,7 +55,6 @@ impl<T> Slab<T> {
         let entry = place.entry.take()?;
         place.generation = place.generation.wrapping_add(1);
         self.free.push(key.slot);
-        self.len -= 1;
         Some(entry)
     }
 
@@ -94,7 +83,7 @@ mod tests {
         assert_eq!(slab.get_mut(first), None);
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
-        assert_eq!((slab.keys(), slab.len()), (vec![second], 1));
+        assert_eq!(slab.keys(), vec![second]);
     }
 
     #[test]

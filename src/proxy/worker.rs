@@ -30,10 +30,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long to wait for what ran out: file descriptors, ports, room in a backlog. Milliseconds.
 pub(super) const RETRY_SCARCE: u64 = 50;
 
-pub(super) const SOCKET_EVENTS: EpollFlags = EpollFlags::EPOLLIN
-    .union(EpollFlags::EPOLLOUT)
-    .union(EpollFlags::EPOLLRDHUP)
-    .union(EpollFlags::EPOLLET);
+pub(super) const SOCKET_EVENTS: EpollFlags =
+    EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT).union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
 
 /// What a slot of the table holds.
 pub(super) enum Entry {
@@ -82,7 +80,8 @@ pub(super) struct Worker {
 /// # Errors
 /// Exit 71 when the system refuses what every worker needs: an epoll.
 pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
+    let epoll =
+        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
     let mut worker = Worker {
         plans: vec![None; fleet.proxies.len()],
         fleet,
@@ -177,7 +176,9 @@ impl Worker {
             None => return,
         };
         if side == Side::Server && connection.connect_until.is_some() {
-            return if writable { self.connect_decided(key) };
+            return if writable {
+                self.connect_decided(key)
+            };
         }
         let (up, down) = (&mut connection.to_upstream.flow, &mut connection.to_client.flow);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
