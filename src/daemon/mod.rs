@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use slog::{Level, Logger, info, o, warn};
 
+use self::stop::Stop;
 use crate::Result;
 use crate::config::{self, Config};
 use crate::control::ControlServer;
@@ -57,8 +58,9 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let mut life = Lifecycle::new(signals, log.clone());
     life.hurry(HURRY + GRACE);
     let control = start_control(&config, &fleet, &life.handle(), log)?;
-    start_workers(&mut life, &fleet, log);
-    stop::declare(&mut life, &fleet, control);
+    let stop = Stop::new(&fleet);
+    start_workers(&mut life, &fleet, &stop, log);
+    stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
     Ok(life.run(|handle| {
@@ -93,10 +95,10 @@ fn control_path_of_the_unit() -> Option<PathBuf> {
     (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)).join("control.sock"))
 }
 
-fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, log: &Logger) {
+fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Logger) {
     for index in 0..fleet.workers() {
         let (shared, log) = (fleet.clone(), log.new(o!()));
-        life.worker(&format!("worker-{index}"), stop::worker_bound(fleet), move |token| {
+        life.worker(&format!("worker-{index}"), stop.bound(GRACE * 2), move |token| {
             proxy::run_worker(shared, index, &token, log)
         });
     }
