@@ -43,6 +43,12 @@ const MOST_WORKERS: u32 = 1024;
 const MOST_CONNECTIONS: u32 = 10_000_000;
 const LONGEST_NAME: usize = 64;
 
+/// Every key that is read, for the tests that hold the texts to them.
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    [DAEMON_KEYS, DRAIN_KEYS, PROXY_KEYS].into_iter().flatten().copied()
+}
+
 /// Reads all files as one configuration.
 pub(super) fn build(files: &[ConfigFile]) -> Result<Config, Errors> {
     let mut report = Report::default();
@@ -153,7 +159,7 @@ impl ProxyDraft {
     }
 }
 
-fn read_file(order: usize, path: &PathBuf, content: &[u8], draft: &mut Draft, report: &mut Report) {
+fn read_file(order: usize, path: &Path, content: &[u8], draft: &mut Draft, report: &mut Report) {
     let text = match str::from_utf8(content) {
         Ok(text) => text,
         Err(e) => {

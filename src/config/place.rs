@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use super::Errors;
@@ -56,8 +56,8 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(order: usize, path: &PathBuf, text: &'a str) -> Source<'a> {
-        Source { order, path: Rc::from(path.as_path()), text }
+    pub(super) fn new(order: usize, path: &Path, text: &'a str) -> Source<'a> {
+        Source { order, path: Rc::from(path), text }
     }
 
     pub(super) fn whole(&self) -> Place {
