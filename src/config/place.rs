@@ -110,6 +110,11 @@ impl Report {
         matches!(place, Place::File { order, .. } if self.broken.iter().any(|(file, _)| file == order))
     }
 
+    /// True if the file of this place is not TOML somewhere above it: headers may have been lost.
+    pub(super) fn is_broken_above(&self, place: &Place) -> bool {
+        line_of(place).is_some_and(|(file, line)| self.broken.range((file, 0)..(file, line)).next().is_some())
+    }
+
     pub(super) fn into_errors(mut self) -> Option<Errors> {
         self.errors.sort();
         self.errors.dedup();

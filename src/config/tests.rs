@@ -56,7 +56,7 @@ fn the_shipped_configuration_has_no_proxy_and_shows_the_defaults() {
 #[test]
 fn every_key_is_in_the_shipped_configuration_and_in_the_man_page() {
     let shown = shipped_uncommented();
-    for key in draft::keys() {
+    for key in read::keys() {
         assert!(shown.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} in drained.toml");
         assert!(MAN_PAGE.lines().any(|line| line == format!(".I {key}")), "{key} in drained.toml(5)");
     }
@@ -321,6 +321,14 @@ fn what_is_not_toml_is_told_without_its_consequences() {
         ("[drain]\n[drain]\n", "2:2", "duplicate"),
     ];
     assert_one_error_each(cases.map(|(text, place, right)| (text.to_string(), place, right)));
+}
+
+#[test]
+fn mistakes_above_a_line_that_is_not_toml_are_told() {
+    let Errors(lines) =
+        parse("workers = 2\n[drain]\nspred = \"1s\"\nspread = 1s\n[proxy.web]\n").expect_err("errors");
+    let places: Vec<_> = lines.iter().map(|line| line.split(": ").next().expect("a place")).collect();
+    assert_eq!(places, ["drained.toml:1:1", "drained.toml:3:1", "drained.toml:4:10"], "{lines:#?}");
 }
 
 #[test]
