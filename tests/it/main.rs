@@ -1,9 +1,24 @@
-//! The one integration binary: the programs and the library from outside, a module a topic.
+//! The integration tests, one binary. A module a topic; what they share stands in `support`.
 //!
-//! What needs no second process and no socket is tested inside its module under src/. Helpers
-//! that several topics share are in `support`.
+//! What needs no second process and no socket is tested inside its module under src/.
+//!
+//! - `cli`: the command lines of the real programs.
+//! - `control`: the control socket against clients of all kinds.
+//! - `conventions`: catalog and documentation agree with the source.
+//! - `generated`: man pages and completions are current.
+//! - `journal`: the log thread against a fake journald.
+//! - `house`: the conventions of the tree.
+//! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
+//!   for, since they need root: `make test` as root runs them.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(missing_docs, reason = "helpers of one binary")]
 
 mod cli;
 mod control;
+mod conventions;
 mod generated;
+mod house;
+mod journal;
 mod support;
+mod systemd;

@@ -1,3 +1,5 @@
-//! Helpers that several topics share.
+//! What the tests share.
 
+pub mod container;
+pub mod image;
 pub mod scratch;
