@@ -1,1 +1,3 @@
 //! The daemon: ordered startup, status.
+
+pub mod demo;
