@@ -28,6 +28,7 @@
 pub mod error;
 pub mod event;
 pub mod lifecycle;
+#[allow(unsafe_code, reason = "the one home for system calls")]
 pub mod sys;
 pub mod systemd;
 

@@ -166,15 +166,31 @@ fn read_file(order: usize, path: &PathBuf, content: &[u8], draft: &mut Draft, re
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let place = error.span().map_or(source.whole(), |span| source.place(span.start));
-        report.broken(&place, error.message());
+        report.broken(&place, syntax(error.message(), source.line(&place)));
     }
     let table = Table::new("the file", document.get_ref(), &source);
     read_top(&table, draft, report);
 }
 
+/// A syntax error, and the mistake that is mostly behind it: a string without quotes.
+fn syntax(message: &str, line: &str) -> String {
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+    if !value.starts_with(|c: char| c.is_ascii_alphanumeric() || "/:.*@-".contains(c)) {
+        return message.to_string();
+    }
+    let value = value.split(['#', ' ']).next().unwrap_or_default().replace(['"', '\''], "");
+    let hint = format!("a string stands in quotes: \"{value}\"");
+    if message.contains("quoted") {
+        hint
+    } else {
+        format!("{}; {hint}", message.trim_end_matches(", expected nothing"))
+    }
+}
+
 fn read_top(file: &Table<'_>, draft: &mut Draft, report: &mut Report) {
     for (At { place, value: key }, value) in file.entries() {
-        if !TOP_KEYS.contains(&key) && key != "handover" {
+        // Behind a broken header, the keys of its table seem to stand outside one.
+        if !TOP_KEYS.contains(&key) && key != "handover" && !report.is_broken(&place) {
             report.error(&place, unknown_top(key, value));
         }
     }

@@ -76,6 +76,12 @@ impl<'a> Source<'a> {
         let column = before[line_start..].chars().count() + 1;
         Place::File { order: self.order, at: Some((line, column)), path: Rc::clone(&self.path) }
     }
+
+    /// The text of the line of a place.
+    pub(super) fn line(&self, place: &Place) -> &str {
+        let line = line_of(place).map_or(0, |(_, line)| line - 1);
+        self.text.lines().nth(line).unwrap_or_default()
+    }
 }
 
 /// All that is wrong so far.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use slog::{Level, Logger, info, o, warn};
 
+use self::stop::Stop;
 use crate::Result;
 use crate::config::{self, Config};
 use crate::control::ControlServer;
@@ -50,6 +51,12 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let mut passed = listen_fds::take()?;
     let workers = config.daemon.workers.unwrap_or_else(cores);
     let fleet = Arc::new(Fleet::open(&config, workers, fd_limit, HURRY, &mut passed)?);
+    info!(
+        log,
+        "drained {}, {workers} workers, room for {} connections",
+        env!("CARGO_PKG_VERSION"),
+        fleet.room()
+    );
     for unwanted in &passed {
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
@@ -57,8 +64,9 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let mut life = Lifecycle::new(signals, log.clone());
     life.hurry(HURRY + GRACE);
     let control = start_control(&config, &fleet, &life.handle(), log)?;
-    start_workers(&mut life, &fleet, log);
-    stop::declare(&mut life, &fleet, control);
+    let stop = Stop::new(&fleet);
+    start_workers(&mut life, &fleet, &stop, log);
+    stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
     Ok(life.run(|handle| {
@@ -93,10 +101,10 @@ fn control_path_of_the_unit() -> Option<PathBuf> {
     (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)).join("control.sock"))
 }
 
-fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, log: &Logger) {
+fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Logger) {
     for index in 0..fleet.workers() {
         let (shared, log) = (fleet.clone(), log.new(o!()));
-        life.worker(&format!("worker-{index}"), stop::worker_bound(fleet), move |token| {
+        life.worker(&format!("worker-{index}"), stop.bound(GRACE * 2), move |token| {
             proxy::run_worker(shared, index, &token, log)
         });
     }
@@ -119,8 +127,6 @@ fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger)
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstreams.clone());
         }
     }
-    info!(log, "drained {} is up: {} proxies, {} workers", env!("CARGO_PKG_VERSION"), fleet.proxies.len(),
-        fleet.workers(); Event::Started, "DRAINED_DURATION_US" => handle.since().elapsed().as_micros() as u64);
     if config.proxies.is_empty() {
         warn!(log, "{}", report::NO_PROXY);
     }

@@ -74,8 +74,7 @@ impl Worker {
             }
             match socket::accept(door.listener.as_fd()) {
                 Ok((client, peer)) => self.open(proxy, client, peer),
-                // EINVAL: a UNIX listener that was shut down and has none left.
-                Err(Errno::EAGAIN | Errno::EINVAL) => return self.backlog_is_empty(index),
+                Err(Errno::EAGAIN) => return self.backlog_is_empty(index),
                 Err(Errno::EMFILE | Errno::ENFILE) => {
                     return self.wait_for_room(index, "file descriptors ran out");
                 }

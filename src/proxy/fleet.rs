@@ -108,6 +108,11 @@ impl Fleet {
         self.active.load(Relaxed)
     }
 
+    /// How many connections fit the limit on file descriptors.
+    pub fn room(&self) -> u32 {
+        self.limit
+    }
+
     /// Connections that have ended since the drain began, however they did.
     pub fn ended_in_drain(&self) -> u64 {
         self.ended_in_drain.load(Relaxed)

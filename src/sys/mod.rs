@@ -6,5 +6,6 @@
 pub mod clock;
 pub mod handshakes;
 pub mod limits;
+pub(crate) mod passed;
 pub mod pipe;
 pub mod socket;

@@ -129,8 +129,7 @@ fn stream_socket(address: &Address) -> Result<OwnedFd, Errno> {
 /// Takes the next connection off the backlog.
 ///
 /// # Errors
-/// EAGAIN: the backlog is empty. EMFILE, ENFILE, ENOBUFS, ENOMEM: it stays there. EINVAL: a UNIX
-/// listener that was shut down has none left. Errors of a connection that died in the backlog
+/// EAGAIN: the backlog is empty. EMFILE, ENFILE, ENOBUFS, ENOMEM: it stays there. Errors of a connection that died in the backlog
 /// (accept(2), "Error handling") are passed over.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Peer), Errno> {
     loop {
@@ -318,7 +317,7 @@ mod tests {
         refuse_new(listener.as_fd()).unwrap();
         assert_eq!(start_connect(&Address::Unix(name)).unwrap_err(), Errno::ECONNREFUSED);
         assert!(matches!(accept(listener.as_fd()).unwrap().1, Peer::Unix(pid) if pid > 0));
-        assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EINVAL);
+        assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
     }
 
     #[test]

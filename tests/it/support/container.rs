@@ -243,8 +243,13 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if thread::panicking() && self.leader != 0 {
-            let output = self.output(["journalctl", "--no-pager", "-n", "80", "-o", "short-precise"]);
-            eprintln!("--- journal of {:?}\n{}", self.release, String::from_utf8_lossy(&output.stdout));
+            let output =
+                self.output(["journalctl", "--no-pager", "-n", "80", "-o", "short-precise", "-u", "drained"]);
+            eprintln!(
+                "--- journal of drained on {:?}\n{}",
+                self.release,
+                String::from_utf8_lossy(&output.stdout)
+            );
         }
         _ = self.outer.kill();
         _ = self.outer.wait();

@@ -1,0 +1,48 @@
+//! What a running daemon is given: its state, and the ways to change it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use slog::info;
+
+use super::core::{Cause, Core};
+use super::state::{State, Transition};
+use super::token::StopToken;
+use crate::event::Event;
+use crate::systemd::notify::Notifier;
+
+/// What the daemon's own main is given. Cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Handle(pub(super) Arc<Core>);
+
+impl Handle {
+    /// The daemon is up: READY=1 and the state Running. Without effect once a stop has begun.
+    pub fn ready(&self) {
+        if self.0.change(Transition::Ready, |notifier| notifier.ready()).is_ok() {
+            info!(self.0.log, "ready"; Event::Started);
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.0.facts().state
+    }
+
+    pub fn notifier(&self) -> &Notifier {
+        &self.0.notifier
+    }
+
+    /// Since when the process runs.
+    pub fn since(&self) -> Instant {
+        self.0.since
+    }
+
+    /// Starts the stop as SIGTERM would.
+    pub fn stop(&self, reason: &str) {
+        self.0.begin_stop(Cause::Asked(reason.to_owned()));
+    }
+
+    /// A stop token, for main to wait on.
+    pub fn token(&self) -> StopToken {
+        self.0.switch.token_for(None, self.0.signals.clone())
+    }
+}

@@ -1,0 +1,240 @@
+//! What systemd is told: the whole of sd_notify(3), through a thread of its own.
+//!
+//! The notify thread alone talks to `$NOTIFY_SOCKET`; a call on a [`Notifier`] puts a message into
+//! its queue and returns, so that nobody ever waits for PID 1 ([`Notifier::barrier`] and
+//! [`Notifier::flush`] say that they wait, and how long). Messages arrive in the order of the calls;
+//! STATUS= is the exception, of it only the latest counts. Without `$NOTIFY_SOCKET` every call does
+//! nothing.
+//!
+//! The environment is left as it is, since taking a variable out of it is unsound once there are
+//! threads. Every file descriptor here is close-on-exec; a daemon that starts children takes
+//! NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of their environment with `Command::env_remove`.
+
+mod message;
+mod queue;
+mod socket;
+mod thread;
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use sd_notify::NotifyState;
+use slog::Logger;
+
+use crate::{Error, Exit, Result};
+use message::Message;
+pub use queue::Tick;
+use queue::{Queue, Repeat};
+use socket::Socket;
+
+/// File descriptors in one message, at most: the kernel's SCM_MAX_FD, see unix(7).
+const MAX_FDS: usize = 253;
+
+/// A handle on the notify thread. Cheap to clone; no call blocks unless it says so.
+#[derive(Clone)]
+pub struct Notifier {
+    /// None without `$NOTIFY_SOCKET`.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What the handles and the thread have in common.
+struct Shared {
+    queue: Queue,
+    socket: Socket,
+    started: AtomicBool,
+    log: Logger,
+}
+
+impl Notifier {
+    /// A notifier for `$NOTIFY_SOCKET`. What is said before [`start`](Self::start) waits in the queue.
+    pub fn from_env(log: Logger) -> Notifier {
+        match std::env::var_os("NOTIFY_SOCKET") {
+            Some(address) if !address.is_empty() => Notifier::to(Socket::open(&address), log),
+            _ => Notifier { shared: None },
+        }
+    }
+
+    fn to(socket: Socket, log: Logger) -> Notifier {
+        let shared = Shared { queue: Queue::new(), socket, started: AtomicBool::new(false), log };
+        Notifier { shared: Some(Arc::new(shared)) }
+    }
+
+    /// Starts the notify thread, once. An error says that the system refused a thread.
+    pub fn start(&self) -> Result<()> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        if shared.started.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let thread = shared.clone();
+        std::thread::Builder::new()
+            .name("notify".into())
+            .spawn(move || thread::run(&thread))
+            .map(drop)
+            .map_err(|e| Error::system("start the thread notify", e))
+    }
+
+    /// True if there is a service manager to talk to.
+    pub fn is_connected(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// READY=1.
+    pub fn ready(&self) {
+        self.push(&[NotifyState::Ready]);
+    }
+
+    /// RELOADING=1 with MONOTONIC_USEC= in one message, as Type=notify-reload asks. A [`ready`](Self::ready)
+    /// follows when the reload is over.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.push(&[NotifyState::Reloading, now]),
+            Err(_) => self.push(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// STOPPING=1 with the first EXTEND_TIMEOUT_USEC= and a STATUS= in one message: by itself
+    /// STOPPING=1 would start the clock of TimeoutStopSec=.
+    pub fn stopping(&self, extend: Duration, status: &str) {
+        let status = message::one_line(status);
+        if let Some(shared) = &self.shared {
+            shared.queue.status_is(status.clone());
+        }
+        self.push(&[NotifyState::Stopping, extend_by(extend), NotifyState::Status(&status)]);
+    }
+
+    /// STATUS=, sent when the text changes, at most 5 a second, the last one always. Control
+    /// characters become spaces.
+    pub fn status(&self, text: impl Into<String>) {
+        if let Some(shared) = &self.shared {
+            shared.queue.set_status(message::one_line(&text.into()));
+        }
+    }
+
+    /// WATCHDOG=1, now. One that still waits in the queue is not doubled.
+    pub fn watchdog(&self) {
+        self.push_unless_waiting(&NotifyState::Watchdog);
+    }
+
+    /// EXTEND_TIMEOUT_USEC=: the service manager waits at least `time` from now on, at most 4294 s.
+    pub fn extend_timeout(&self, time: Duration) {
+        self.push_unless_waiting(&extend_by(time));
+    }
+
+    /// ERRNO=: the error number that the daemon fails with, see errno(3).
+    pub fn errno(&self, errno: i32) {
+        self.push(&[NotifyState::Errno(errno.unsigned_abs())]);
+    }
+
+    /// Puts duplicates of `fds` into the unit's file descriptor store under `name`, without having
+    /// systemd watch them (FDPOLL=0). More than 253 go in several messages.
+    ///
+    /// An error says that `name` isn't one for FDNAME= (1 to 255 ASCII characters, no control
+    /// character, no `:`) or that a file descriptor could not be duplicated.
+    pub fn fdstore(&self, name: &str, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        check_fd_name(name)?;
+        let Some(shared) = &self.shared else { return Ok(()) };
+        for chunk in fds.chunks(MAX_FDS) {
+            let copies: std::io::Result<Vec<OwnedFd>> =
+                chunk.iter().map(BorrowedFd::try_clone_to_owned).collect();
+            let copies = copies.map_err(|e| {
+                Error::system(format!("duplicate a file descriptor for the store as {name}"), e)
+            })?;
+            let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
+            shared.queue.push(Message::new(text).with_fds(copies));
+        }
+        Ok(())
+    }
+
+    /// Takes every file descriptor of that name out of the store. For errors see [`fdstore`](Self::fdstore).
+    pub fn fdstore_remove(&self, name: &str) -> Result<()> {
+        check_fd_name(name)?;
+        self.push(&[NotifyState::Custom("FDSTOREREMOVE=1"), NotifyState::Custom(&format!("FDNAME={name}"))]);
+        Ok(())
+    }
+
+    /// Waits until the service manager has processed all that was said before, at most `timeout`
+    /// (BARRIER=1, see sd_notify_barrier(3)). Nothing to wait for without a service manager.
+    pub fn barrier(&self, timeout: Duration) -> Result<()> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let until = Instant::now() + timeout;
+        let (end, passed) = std::io::pipe().map_err(|e| Error::system("make a pipe for BARRIER=1", e))?;
+        let (message, lost) = Message::new("BARRIER=1\n".into()).with_fds(vec![passed.into()]).watched();
+        shared.queue.push(message);
+        wait_for_hangup(end, until)?;
+        if lost.load(Ordering::SeqCst) {
+            return Err(Error::new(
+                Exit::Unavailable,
+                "wait for the service manager: the notify socket is not usable",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was said so far has left for the service manager, at most `bound`. True
+    /// if it has.
+    pub fn flush(&self, bound: Duration) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.queue.flush(bound))
+    }
+
+    /// Has the notify thread ask `tick` each `every` what to send. For signs of life: they cease
+    /// when the process is stopped or `tick` says so, and one that waits isn't doubled.
+    pub fn repeat(&self, every: Duration, tick: impl FnMut() -> Tick + Send + 'static) {
+        if let Some(shared) = &self.shared {
+            shared.queue.add_repeat(Repeat { every, next: Instant::now() + every, tick: Box::new(tick) });
+        }
+    }
+
+    fn push(&self, states: &[NotifyState<'_>]) {
+        if let Some(shared) = &self.shared {
+            shared.queue.push(Message::new(message::text(states)));
+        }
+    }
+
+    fn push_unless_waiting(&self, state: &NotifyState<'_>) {
+        if let Some(shared) = &self.shared {
+            shared.queue.push_unless_waiting(message::text(std::slice::from_ref(state)));
+        }
+    }
+}
+
+/// The interval within which the service manager wants a WATCHDOG=1 of this process: WATCHDOG_USEC,
+/// where WATCHDOG_PID, if set, is this process. See sd_watchdog_enabled(3).
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+}
+
+fn extend_by(time: Duration) -> NotifyState<'static> {
+    NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))
+}
+
+fn check_fd_name(name: &str) -> Result<()> {
+    let fits = (1..=255).contains(&name.len());
+    if fits && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b':') {
+        return Ok(());
+    }
+    Err(Error::new(Exit::Software, format!("{name:?} is not a name for the file descriptor store")))
+}
+
+/// Waits until the last duplicate of the pipe's other end is closed.
+fn wait_for_hangup(mut end: std::io::PipeReader, until: Instant) -> Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        match nix::poll::ppoll(&mut fds, Some(left.into()), None) {
+            Ok(0) if left.is_zero() => {
+                return Err(Error::new(Exit::Unavailable, "wait for the service manager: it took too long"));
+            }
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) if matches!(end.read(&mut [0]), Ok(0)) => return Ok(()),
+            Ok(_) => {}
+            Err(e) => return Err(Error::system("wait for the service manager", e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

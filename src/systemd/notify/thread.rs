@@ -1,0 +1,66 @@
+//! The notify thread's loop: send, try again later, ask for signs of life.
+
+use std::time::{Duration, Instant};
+
+use slog::{info, warn};
+
+use super::queue::{Next, Tick};
+use super::socket::SendError;
+use super::{Message, Notifier, Shared};
+use crate::event::Event;
+
+/// The first and the longest pause before a full socket is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
+
+/// Serves the queue for as long as the process lives.
+pub(super) fn run(shared: &std::sync::Arc<Shared>) {
+    let notifier = Notifier { shared: Some(shared.clone()) };
+    let mut sender = Sender { shared, pause: RETRY.0, retry: None, broken: false };
+    loop {
+        match shared.queue.next(sender.retry) {
+            Next::Send(message) => sender.send(message),
+            Next::Ask(mut repeat) => {
+                match (repeat.tick)() {
+                    Tick::Watchdog => notifier.watchdog(),
+                    Tick::ExtendTimeout(time) => notifier.extend_timeout(time),
+                    Tick::Skip => {}
+                    Tick::Done => continue,
+                }
+                repeat.next = Instant::now() + repeat.every;
+                shared.queue.add_repeat(repeat);
+            }
+        }
+    }
+}
+
+struct Sender<'a> {
+    shared: &'a Shared,
+    pause: Duration,
+    retry: Option<Instant>,
+    /// The last message could not be sent: it is logged once, until one can be sent again.
+    broken: bool,
+}
+
+impl Sender<'_> {
+    fn send(&mut self, message: Message) {
+        match self.shared.socket.send(&message) {
+            Ok(()) => {
+                (self.pause, self.retry) = (RETRY.0, None);
+                if std::mem::take(&mut self.broken) {
+                    info!(self.shared.log, "the notify socket can be used again");
+                }
+            }
+            Err(SendError::Full) => {
+                self.retry = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(RETRY.1);
+                self.shared.queue.put_back(message);
+            }
+            Err(SendError::Broken(why)) => {
+                message.give_up();
+                if !std::mem::replace(&mut self.broken, true) {
+                    warn!(self.shared.log, "the notify socket cannot be used: {}", why; Event::NotifyFailed);
+                }
+            }
+        }
+    }
+}
