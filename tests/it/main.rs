@@ -1,6 +1,7 @@
 //! The integration tests, one binary. A module a topic; what they share stands in `support`.
 //!
 //! - `conventions`: catalog and documentation agree with the source.
+//! - `demo`: the show, and breaking it off.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
@@ -10,6 +11,7 @@
 #![allow(missing_docs, reason = "helpers of one binary")]
 
 mod conventions;
+mod demo;
 mod house;
 mod journal;
 mod support;
