@@ -31,7 +31,7 @@ pub(super) fn run(core: &Arc<Core>, steps: Vec<Step>, status: impl FnOnce() -> S
     beat.now();
     let (plan, status) = (Plan::new(core, steps), status());
     // The only state in which this is illegal has ended before this thread began.
-    let _ = core.change(Transition::Drain, |notifier| notifier.stopping(EXTEND, status));
+    let _ = core.change(Transition::Drain, |notifier| notifier.stopping(EXTEND, &status));
     core.task_began(Task::Cleanup, "cleanup", beat.clone());
     pulse::extend(core, beat.clone(), began + plan.longest());
     info!(core.log, "stopping: {}", cause; Event::Stopping);
