@@ -5,6 +5,7 @@
 //! - `cli`: the command lines of the real programs.
 //! - `control`: the control socket against clients of all kinds.
 //! - `conventions`: catalog and documentation agree with the source.
+//! - `demo`: the show, and breaking it off.
 //! - `generated`: man pages and completions are current.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
@@ -17,6 +18,7 @@
 mod cli;
 mod control;
 mod conventions;
+mod demo;
 mod generated;
 mod house;
 mod journal;
