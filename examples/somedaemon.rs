@@ -7,10 +7,10 @@ use std::io::{Write, copy, sink};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use drained::lifecycle::{self, Lifecycle, Outcome, Phase, StepContext, StopLevel, StopToken};
+use drained::lifecycle::{self, Handle, Lifecycle, Outcome, Phase, StepContext, StopLevel, StopToken};
 use drained::{Error, Result, systemd::journal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use slog::{Level, info};
@@ -20,13 +20,10 @@ const SECOND: Duration = Duration::from_secs(1);
 type Streams = Arc<Mutex<Vec<TcpStream>>>;
 
 fn main() -> ExitCode {
-    match somedaemon() {
-        Ok(outcome) => outcome.finish(),
-        Err(error) => {
-            eprintln!("somedaemon: {error}");
-            error.exit().into()
-        }
-    }
+    somedaemon().map(Outcome::finish).unwrap_or_else(|error| {
+        eprintln!("somedaemon: {error}");
+        error.exit().into()
+    })
 }
 
 fn somedaemon() -> Result<Outcome> {
@@ -45,21 +42,17 @@ fn somedaemon() -> Result<Outcome> {
     let [ticked, warned] = [(); 2].map(|()| peer.clone());
     life.worker("peer-tick", SECOND, move |stop| tick(&ticked, &stop));
 
-    life.step(Phase::Announce, "announce", SECOND, move |_| Ok(say(&warned, "going")));
+    life.step(Phase::Announce, "announce", SECOND, move |_| say(&warned, "going"));
     life.step(Phase::Drain, "goodbye-peer", 5 * SECOND, move |step| goodbye(&peer, step));
     life.step(Phase::Drain, "goodbye-clients", SECOND, move |step| goodbye(&left, step));
     if args().any(|a| a == "--hang") {
-        life.step(Phase::Finish, "hang", SECOND, |_| Ok(std::thread::sleep(Duration::MAX)));
+        life.step(Phase::Finish, "hang", SECOND, |_| Ok(Barrier::new(2).wait()).map(drop));
     }
-    let [reloads, reports, words] = [(); 3].map(|()| log.clone());
-    life.on_reload(move || Ok(info!(reloads, "reloaded")));
+    let [reports, words] = [(); 2].map(|()| log.clone());
     life.on_report(move || info!(reports, "{} clients", counted.lock().unwrap().len()));
     life.at_exit("last-words", move || info!(words, "these were the last words"));
-    let outcome = life.run(|handle| {
-        info!(log, "listening on {}", own);
-        handle.notifier().status("Serving");
-        Ok(handle.ready())
-    });
+    info!(log, "listening on {}", own);
+    let outcome = life.run(|handle| Ok(handle).map(Handle::ready));
     log_thread.flush(SECOND);
     Ok(outcome)
 }
@@ -81,26 +74,26 @@ fn accept(server: &TcpListener, clients: &Streams, stop: &StopToken) -> Result<(
 
 fn tick(streams: &Streams, stop: &StopToken) -> Result<()> {
     while stop.wait(SECOND) == StopLevel::Running {
-        say(streams, "tick");
+        say(streams, "tick")?;
     }
     Ok(())
 }
 
 /// Says something to each, and forgets those that are gone.
-fn say(streams: &Streams, text: &str) {
+fn say(streams: &Streams, text: &str) -> Result<()> {
     streams.lock().unwrap().retain_mut(|stream| writeln!(stream, "{text}").is_ok());
+    Ok(())
 }
 
 /// Says goodbye to each, then waits, within the bound, until it has closed too.
 fn goodbye(streams: &Streams, step: &StepContext) -> Result<()> {
-    say(streams, "goodbye");
-    let mut streams = std::mem::take(&mut *streams.lock().unwrap());
-    streams.retain(|stream| stream.shutdown(Shutdown::Write).is_ok());
+    say(streams, "goodbye")?;
+    let streams = std::mem::take(&mut *streams.lock().unwrap());
+    streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Write)));
     for mut stream in streams {
         let left = (step.deadline() - SECOND / 10).saturating_duration_since(Instant::now());
-        let limited = stream.set_read_timeout(Some(left.max(SECOND / 1000)));
-        // One that doesn't close in time has heard its goodbye all the same.
-        let _ = limited.and_then(|()| copy(&mut stream, &mut sink()));
+        let _ = stream.set_read_timeout(Some(left.max(SECOND / 1000)));
+        let _ = copy(&mut stream, &mut sink());
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod draft;
 mod duration;
 mod files;
 mod place;
+mod read;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -15,12 +15,51 @@ fn parse_all(files: &[(&str, &str)]) -> Result<Config, Errors> {
     draft::build(&files)
 }
 
-/// The one error of `text`, without its place.
-fn one_error(text: &str) -> String {
-    let Errors(lines) = parse(text).expect_err(text);
-    assert_eq!(lines.len(), 1, "{text}\n{lines:#?}");
-    assert!(!lines[0].contains('\n'), "{lines:?}");
-    lines[0].clone()
+/// Each text has one error, at the place `LINE:COLUMN`, that says what is right. All cases that
+/// fail are told at once.
+fn assert_one_error_each(cases: impl IntoIterator<Item = (String, &'static str, &'static str)>) {
+    let mut failed = Vec::new();
+    for (text, place, right) in cases {
+        let Errors(lines) = parse(&text).expect_err(&text);
+        let prefix = format!("drained.toml:{place}: ");
+        let good = |line: &String| line.starts_with(&prefix) && line.contains(right) && !line.contains('\n');
+        if lines.len() != 1 || !lines.iter().all(good) {
+            failed.push(format!("{text}\nwanted {prefix}{right}\ngot {lines:#?}"));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+const SHIPPED: &str = include_str!("../../packaging/drained.toml");
+const MAN_PAGE: &str = include_str!("../../packaging/man/drained.toml.5");
+
+/// The shipped file with all its settings in force: lines that begin with # and a word or a table.
+fn shipped_uncommented() -> String {
+    let setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    SHIPPED.lines().map(|line| if setting(&line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_shipped_configuration_has_no_proxy_and_shows_the_defaults() {
+    assert_eq!(parse(SHIPPED).expect("valid"), Config::default());
+
+    let shown = parse(&shipped_uncommented()).expect("valid with every setting");
+    let [web] = &shown.proxies[..] else { panic!("one proxy") };
+    let least = parse(
+        "[proxy.web]\nlisten = \"127.0.0.1:80\"\nupstream = [\"127.0.0.1:8000\", \"127.0.0.1:8001\"]\n",
+    );
+    assert_eq!(*web, least.expect("valid").proxies[0]);
+    assert_eq!(web.drain, Drain::default());
+    assert_eq!(shown.daemon.control, Some("/run/drained/control.sock".into()));
+}
+
+#[test]
+fn every_key_is_in_the_shipped_configuration_and_in_the_man_page() {
+    let shown = shipped_uncommented();
+    for key in read::keys() {
+        assert!(shown.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} in drained.toml");
+        assert!(MAN_PAGE.lines().any(|line| line == format!(".I {key}")), "{key} in drained.toml(5)");
+    }
 }
 
 const WEB: &str = "[proxy.web]\nlisten = \"127.0.0.1:80\"\nupstream = \"127.0.0.1:8000\"\n";
@@ -96,7 +135,7 @@ fn a_full_configuration_is_read() {
 #[test]
 fn each_mistake_is_one_clear_line_at_its_place() {
     // Each is appended to a valid proxy that ends on line 3.
-    for (text, place, right) in [
+    let cases = [
         // Keys.
         (
             "conect_timeout = \"5s\"",
@@ -110,7 +149,7 @@ fn each_mistake_is_one_clear_line_at_its_place() {
         ("drain = { deadlin = \"1s\" }", "4:11", "in drain of [proxy.web], did you mean \"deadline\"?"),
         ("[deamon]\nworkers = 2", "4:2", "unknown table \"deamon\", did you mean \"daemon\"?"),
         ("[api]\nlisten = \"127.0.0.1:81\"", "4:2", "write a proxy as [proxy.api]"),
-        ("[proxies.api]\nx = 1", "4:2", "unknown table \"proxies\", did you mean \"proxy\"?"),
+        ("[proxies.api]\nx = 1", "4:2", "unknown table \"proxies\", known are: daemon, drain, proxy"),
         // Types.
         (
             "max_connections = \"5\"",
@@ -166,21 +205,13 @@ fn each_mistake_is_one_clear_line_at_its_place() {
         // Proxies that need more.
         ("[proxy.api]\nlisten = \"127.0.0.1:81\"", "4:8", "[proxy.api] has no upstream"),
         ("[proxy.api]\nupstream = \"127.0.0.1:81\"", "4:8", "[proxy.api] has no listen"),
-        ("proxy.api.listen = []", "4:1", ""),
-    ] {
-        if right.is_empty() {
-            continue;
-        }
-        let error = one_error(&format!("{WEB}{text}\n"));
-        let (at, message) = error.split_once(": ").expect("a place");
-        assert_eq!(at, format!("drained.toml:{place}"), "{text}: {error}");
-        assert!(message.contains(right), "{text}: {error}");
-    }
+    ];
+    assert_one_error_each(cases.map(|(text, place, right)| (format!("{WEB}{text}\n"), place, right)));
 }
 
 #[test]
 fn lists_and_addresses_are_told_at_their_place() {
-    for (listen, upstream, place, right) in [
+    let cases = [
         ("[]", "\"127.0.0.1:1\"", "2:10", "listen is an empty list"),
         ("\"127.0.0.1:1\"", "[]", "3:12", "upstream is an empty list"),
         ("80", "\"127.0.0.1:1\"", "2:10", "listen is a whole number: write a string"),
@@ -205,7 +236,7 @@ fn lists_and_addresses_are_told_at_their_place() {
             "2:25",
             "overlaps 0.0.0.0:80 of this proxy",
         ),
-        ("[\"[::1]:80\", \"[::]:80\"]", "\"127.0.0.1:1\"", "2:24", "overlaps [::1]:80"),
+        ("[\"[::1]:80\", \"[::]:80\"]", "\"127.0.0.1:1\"", "2:23", "overlaps [::1]:80"),
         ("[\"systemd:a\", \"systemd:a\"]", "\"127.0.0.1:1\"", "2:24", "already a listener"),
         ("[\"unix:/a/b\", \"unix:/a//b\"]", "\"127.0.0.1:1\"", "2:24", "already a listener"),
         ("\"127.0.0.1:80\"", "[\"127.0.0.1:1\", \"127.0.0.1:1\"]", "3:28", "is listed twice"),
@@ -214,12 +245,10 @@ fn lists_and_addresses_are_told_at_their_place() {
         ("\"0.0.0.0:80\"", "\"127.0.0.2:80\"", "3:12", "a listener of this proxy itself"),
         ("\"[::]:80\"", "\"[::1]:80\"", "3:12", "a listener of this proxy itself"),
         ("\"unix:@a\"", "\"unix:@a\"", "3:12", "a listener of this proxy itself"),
-    ] {
-        let text = format!("[proxy.web]\nlisten = {listen}\nupstream = {upstream}\n");
-        let error = one_error(&text);
-        assert!(error.starts_with(&format!("drained.toml:{place}: ")), "{text}: {error}");
-        assert!(error.contains(right), "{text}: {error}");
-    }
+    ];
+    assert_one_error_each(cases.map(|(listen, upstream, place, right)| {
+        (format!("[proxy.web]\nlisten = {listen}\nupstream = {upstream}\n"), place, right)
+    }));
 }
 
 #[test]
@@ -272,32 +301,41 @@ fn all_errors_of_all_files_are_told_at_once_in_order() {
 
 #[test]
 fn what_is_not_toml_is_told_without_its_consequences() {
-    for (text, place) in [
-        ("[proxy.web\nlisten = \"127.0.0.1:80\"\n", "1:"),
-        ("[proxy.web]\nlisten = \"127.0.0.1:80\nupstream = \"127.0.0.1:1\"\n", "2:"),
-        ("[proxy.web]\nlisten = [\"127.0.0.1:80\"\nupstream = \"127.0.0.1:1\"\n", ""),
-        ("[proxy.web]\nlisten 127.0.0.1:80\nupstream = \"127.0.0.1:1\"\n", "2:"),
-        ("[proxy.web]\nlisten = 127.0.0.1:80\nupstream = \"127.0.0.1:1\"\n", "2:"),
-        ("[proxy.web]\nlisten = localhost\nupstream = \"127.0.0.1:1\"\n", "2:"),
+    let cases = [
+        ("[proxy.web\nlisten = \"127.0.0.1:80\"\n", "1:11", "unclosed table, expected `]`"),
+        ("[proxy.web]\nlisten = \"127.0.0.1:80\nupstream = \"127.0.0.1:1\"\n", "2:23", "expected `\"`"),
+        ("[proxy.web]\nlisten = [\"127.0.0.1:80\"\nupstream = \"127.0.0.1:1\"\n", "3:1", "missing comma"),
+        ("[proxy.web]\nlisten 127.0.0.1:80\nupstream = \"127.0.0.1:1\"\n", "2:8", "expected `=`"),
         (
-            "[proxy.web]\nlisten = \"127.0.0.1:80\"\nlisten = \"127.0.0.1:81\"\nupstream = \"127.0.0.1:1\"\n",
-            "3:",
+            "[proxy.web]\nlisten = 127.0.0.1:80\nupstream = \"127.0.0.1:1\"\n",
+            "2:15",
+            "in quotes: \"127.0.0.1:80\"",
         ),
-        ("[drain]\ndeadline = 30s\n", "2:"),
-        ("[drain]\n[drain]\n", "2:"),
-    ] {
-        let error = one_error(text);
-        println!("{error}");
-        assert!(error.starts_with(&format!("drained.toml:{place}")), "{text}: {error}");
-    }
+        ("[proxy.web]\nlisten = localhost\nupstream = \"127.0.0.1:1\"\n", "2:10", "in quotes: \"localhost\""),
+        (
+            "[proxy.web]\nlisten = \"127.0.0.1:80\"\nlisten = \"[::1]:80\"\nupstream = \"127.0.0.1:1\"\n",
+            "3:1",
+            "duplicate",
+        ),
+        ("[drain]\ndeadline = 30s\n", "2:12", "in quotes: \"30s\""),
+        ("[drain]\n[drain]\n", "2:2", "duplicate"),
+    ];
+    assert_one_error_each(cases.map(|(text, place, right)| (text.to_string(), place, right)));
+}
+
+#[test]
+fn mistakes_above_a_line_that_is_not_toml_are_told() {
+    let Errors(lines) =
+        parse("workers = 2\n[drain]\nspred = \"1s\"\nspread = 1s\n[proxy.web]\n").expect_err("errors");
+    let places: Vec<_> = lines.iter().map(|line| line.split(": ").next().expect("a place")).collect();
+    assert_eq!(places, ["drained.toml:1:1", "drained.toml:3:1", "drained.toml:4:10"], "{lines:#?}");
 }
 
 #[test]
 fn columns_count_characters() {
-    let error = one_error(
-        "# \u{e4}\n[proxy.web]\nlisten = [\"unix:/\u{e4}\u{f6}\", \"x\"]\nupstream = \"127.0.0.1:1\"\n",
-    );
-    assert!(error.starts_with("drained.toml:3:22: "), "{error}");
+    let text =
+        "# \u{e4}\n[proxy.web]\nlisten = [\"unix:/\u{e4}\u{f6}\", \"x\"]\nupstream = \"127.0.0.1:1\"\n";
+    assert_one_error_each([(text.to_string(), "3:23", "\"x\" is not an address")]);
 }
 
 #[test]

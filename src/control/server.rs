@@ -97,8 +97,11 @@ impl ControlServer {
         thread::Builder::new()
             .name("control".to_string())
             .spawn(move || {
+                let result = self.run(&|| {}, None, &log, &status);
+                // The socket's file is gone when the end is told.
+                drop(self);
                 // Nobody listens where Running was dropped.
-                let _ = tell.send(self.run(&|| {}, None, &log, &status));
+                let _ = tell.send(result);
             })
             .map_err(|e| Error::system("cannot start the control thread", e))?;
         Ok(Running { closer, ended })
@@ -223,5 +226,43 @@ fn timeout(wait: Option<Duration>) -> PollTimeout {
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream().as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Without any client, life is shown at least once an interval.
+    #[test]
+    fn a_server_without_clients_shows_life() {
+        let path = std::env::temp_dir().join(format!("drained-beat-{}.sock", std::process::id()));
+        let server = ControlServer::bind(&path, MODE).expect("binds");
+        let (closer, beats) = (server.closer(), AtomicU32::new(0));
+        let (start, interval) = (Instant::now(), Duration::from_millis(20));
+        let beat = || {
+            if beats.fetch_add(1, Ordering::Relaxed) == 10 {
+                closer.close();
+            }
+        };
+        let log = Logger::root(slog::Discard, slog::o!());
+        server.run(&beat, Some(interval), &log, &|| unreachable!("nobody asks")).expect("ends");
+        assert!(beats.load(Ordering::Relaxed) > 10);
+        // Neither in a busy loop nor only when something happens.
+        assert!(start.elapsed() >= 9 * (interval / 2), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up() {
+        for (wait, ms) in [
+            (Duration::ZERO, Some(0)),
+            (Duration::from_micros(1), Some(1)),
+            (Duration::MAX, Some(u32::MAX / 2)),
+        ] {
+            assert_eq!(timeout(Some(wait)).as_millis(), ms, "{wait:?}");
+        }
+        assert_eq!(timeout(None), PollTimeout::NONE);
     }
 }

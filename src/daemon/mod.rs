@@ -51,6 +51,12 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let mut passed = listen_fds::take()?;
     let workers = config.daemon.workers.unwrap_or_else(cores);
     let fleet = Arc::new(Fleet::open(&config, workers, fd_limit, HURRY, &mut passed)?);
+    info!(
+        log,
+        "drained {}, {workers} workers, room for {} connections",
+        env!("CARGO_PKG_VERSION"),
+        fleet.room()
+    );
     for unwanted in &passed {
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
@@ -121,8 +127,6 @@ fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger)
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstreams.clone());
         }
     }
-    info!(log, "drained {} is up: {} proxies, {} workers", env!("CARGO_PKG_VERSION"), fleet.proxies.len(),
-        fleet.workers(); Event::Started, "DRAINED_DURATION_US" => handle.since().elapsed().as_micros() as u64);
     if config.proxies.is_empty() {
         warn!(log, "{}", report::NO_PROXY);
     }

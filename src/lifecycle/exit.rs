@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(run_hook(&log, hook(|| ()), minute), None);
         assert_eq!(run_hook(&log, hook(|| panic!("no")), minute), Some(Bad::Failed("h".into())));
         let (release, held) = mpsc::channel::<()>();
-        let hang = hook(move || drop(held.recv()));
+        let hang = hook(move || assert!(held.recv().is_err()));
         assert_eq!(run_hook(&log, hang, Duration::from_millis(20)), Some(Bad::LeftBehind("h".into())));
         drop(release);
     }

@@ -64,8 +64,10 @@ pub(super) struct Step {
     pub(super) phase: Phase,
     pub(super) name: String,
     pub(super) bound: Bound,
-    pub(super) work: Box<dyn FnOnce(&StepContext) -> Result<()> + Send>,
+    pub(super) work: Work,
 }
+
+pub(super) type Work = Box<dyn FnOnce(&StepContext) -> Result<()> + Send>;
 
 /// Starts a step on a thread of its own. Its end, good or bad, is told to `core` as `task`.
 pub(super) fn start(core: &Arc<Core>, task: Task, step: Step, started: Instant, bound: Duration) {

@@ -20,6 +20,6 @@ impl Seeded {
     /// A number below `bound`; 0 if that is 0.
     #[cfg(test)]
     pub fn below(&mut self, bound: u32) -> u32 {
-        ((self.next() >> 32) * u64::from(bound) >> 32) as u32
+        (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
     }
 }

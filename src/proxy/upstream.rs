@@ -8,9 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::sys::socket::Address;
 
-/// More would not fit the mask of those tried for a client.
-pub const MAX: usize = 64;
-
 /// Background retries of what is down: first after this many milliseconds, then doubled.
 pub const RETRY_FIRST: u64 = 250;
 /// The longest pause between two retries, in milliseconds.
@@ -63,7 +60,7 @@ pub struct Probe {
     pub pause: u64,
 }
 
-/// The upstreams tried for one client.
+/// The upstreams tried for one client: a mask, which is why a proxy has 64 at the most.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tried(u64);
 

@@ -129,14 +129,13 @@ fn stream_socket(address: &Address) -> Result<OwnedFd, Errno> {
 /// Takes the next connection off the backlog.
 ///
 /// # Errors
-/// EAGAIN: the backlog is empty. EMFILE, ENFILE, ENOBUFS, ENOMEM: it stays there. EINVAL: a UNIX
-/// listener that was shut down has none left. Errors of a connection that died in the backlog
+/// EAGAIN: the backlog is empty. EMFILE, ENFILE, ENOBUFS, ENOMEM: it stays there. Errors of a connection that died in the backlog
 /// (accept(2), "Error handling") are passed over.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Peer), Errno> {
     loop {
         // SAFETY: an all-zero sockaddr_storage is a valid value of that plain C structure.
         let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
-        let mut len = mem::size_of_val(&storage) as libc::socklen_t;
+        let mut len = size_of_val(&storage) as libc::socklen_t;
         // SAFETY: the kernel writes at most `len` bytes into `storage`, which outlives the call.
         // nix's accept4 drops the address, which would cost a getpeername a connection.
         let fd = unsafe {
@@ -280,7 +279,7 @@ pub fn refuse_new(listener: BorrowedFd<'_>) -> io::Result<()> {
             libc::SOL_SOCKET,
             libc::SO_ATTACH_FILTER,
             (&raw const filter).cast(),
-            mem::size_of_val(&filter) as libc::socklen_t,
+            size_of_val(&filter) as libc::socklen_t,
         )
     };
     Ok(Errno::result(result).map(drop)?)
@@ -318,7 +317,7 @@ mod tests {
         refuse_new(listener.as_fd()).unwrap();
         assert_eq!(start_connect(&Address::Unix(name)).unwrap_err(), Errno::ECONNREFUSED);
         assert!(matches!(accept(listener.as_fd()).unwrap().1, Peer::Unix(pid) if pid > 0));
-        assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EINVAL);
+        assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The integration tests, one binary. A module a topic; what they share stands in `support`.
 //!
+//! What needs no second process and no socket is tested inside its module under src/.
+//!
+//! - `cli`: the command lines of the real programs.
+//! - `control`: the control socket against clients of all kinds.
 //! - `conventions`: catalog and documentation agree with the source.
+//! - `generated`: man pages and completions are current.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
@@ -9,7 +14,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(missing_docs, reason = "helpers of one binary")]
 
+mod cli;
+mod control;
 mod conventions;
+mod generated;
 mod house;
 mod journal;
 mod support;

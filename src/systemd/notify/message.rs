@@ -11,12 +11,18 @@ use sd_notify::NotifyState;
 pub(super) struct Message {
     pub(super) text: String,
     pub(super) fds: Vec<OwnedFd>,
+    /// The text of STATUS=, where it is nothing but that.
+    pub(super) status: Option<String>,
     lost: Option<Arc<AtomicBool>>,
 }
 
 impl Message {
     pub(super) fn new(text: String) -> Message {
-        Message { text, fds: Vec::new(), lost: None }
+        Message { text, fds: Vec::new(), status: None, lost: None }
+    }
+
+    pub(super) fn status(status: String) -> Message {
+        Message { status: Some(status.clone()), ..Message::new(self::text(&[NotifyState::Status(&status)])) }
     }
 
     pub(super) fn with_fds(self, fds: Vec<OwnedFd>) -> Message {

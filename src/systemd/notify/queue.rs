@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
-
-use super::message::{self, Message};
+use super::message::Message;
 
 /// The shortest time between two STATUS= messages: 5 a second.
 const STATUS_GAP: Duration = Duration::from_millis(200);
@@ -143,9 +141,17 @@ impl Queue {
         }
     }
 
-    /// Puts back at the head a message that the socket had no room for.
+    /// Puts back at the head a message that the socket had no room for. A status that was overtaken
+    /// meanwhile is dropped.
     pub(super) fn put_back(&self, message: Message) {
-        self.lock().messages.push_front(message);
+        let mut waiting = self.lock();
+        match &message.status {
+            None => waiting.messages.push_front(message),
+            Some(text) if waiting.status.is_none() && waiting.last_status == *text => {
+                waiting.status = message.status
+            }
+            Some(_) => {}
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -172,10 +178,9 @@ impl Waiting {
             return None;
         }
         let status = self.status.take()?;
-        let text = message::text(&[NotifyState::Status(&status)]);
-        self.last_status = status;
+        self.last_status.clone_from(&status);
         self.status_due = now + STATUS_GAP;
-        Some(Next::Send(Message::new(text)))
+        Some(Next::Send(Message::status(status)))
     }
 
     /// When something is due that is not due yet.
