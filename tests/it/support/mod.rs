@@ -3,6 +3,7 @@
 pub mod container;
 pub mod daemon;
 pub mod image;
+pub mod load;
 pub mod manager;
 pub mod scratch;
 
