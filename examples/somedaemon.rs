@@ -2,6 +2,8 @@
 //! step that hangs when asked to: `cargo run --no-default-features --example somedaemon -- --hang`,
 //! then Ctrl-C. With `--peer ADDRESS` the peer is somebody else than its own server.
 
+#![allow(clippy::unwrap_used, reason = "a poisoned lock is a bug of this example")]
+
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
