@@ -145,7 +145,10 @@ impl Worker {
         fault::strike("worker-panic", Some(id));
         fault::strike("worker-hang", Some(id));
         match watched {
-            Ok(()) => self.connect(key),
+            Ok(()) => {
+                self.connect(key);
+                self.look_at_drain(key);
+            }
             Err(_) => self.end(key, End::Failed),
         }
     }

@@ -203,8 +203,7 @@ impl Fleet {
 
     /// Takes the place of one connection in `proxy`, if there is one.
     pub(super) fn admit(&self, proxy: &Proxy) -> bool {
-        let most = proxy.config.max_connections.unwrap_or(u32::MAX);
-        let one_more = |n| (n < most).then(|| n + 1);
+        let one_more = |n| (n < proxy.limit()).then(|| n + 1);
         self.active() < self.limit && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
@@ -232,8 +231,7 @@ impl Fleet {
 
     /// Whether `proxy` may take in one more.
     pub(super) fn has_room(&self, proxy: &Proxy) -> bool {
-        let own = proxy.config.max_connections.unwrap_or(u32::MAX);
-        self.active() < self.limit && proxy.active() < own
+        self.active() < self.limit && proxy.active() < proxy.limit()
     }
 }
 
@@ -270,6 +268,11 @@ impl Proxy {
         self.active.load(Relaxed)
     }
 
+    fn limit(&self) -> u32 {
+        self.config.max_connections.unwrap_or(u32::MAX)
+    }
+
+    /// The sums of what all workers counted.
     pub fn totals(&self) -> Totals {
         Totals::of(&self.counters)
     }

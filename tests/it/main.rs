@@ -1,7 +1,13 @@
 //! The integration tests, one binary. A module a topic; what they share stands in `support`.
 //!
+//! What needs no second process and no socket is tested inside its module under src/.
+//!
+//! - `cli`: the command lines of the real programs.
+//! - `control`: the control socket against clients of all kinds.
 //! - `conventions`: catalog and documentation agree with the source.
+//! - `demo`: the show, and breaking it off.
 //! - `drain`: the daemon's stop against a fake service manager.
+//! - `generated`: man pages and completions are current.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
@@ -12,8 +18,12 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(missing_docs, reason = "helpers of one binary")]
 
+mod cli;
+mod control;
 mod conventions;
+mod demo;
 mod drain;
+mod generated;
 mod house;
 mod journal;
 mod lifecycle;

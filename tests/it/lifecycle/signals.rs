@@ -69,12 +69,22 @@ fn a_thread_that_waits_for_the_stop_passes_a_signal_on_at_once_and_twice() {
 /// The worker takes its own signal only after the signals thread has found it in /proc.
 #[test]
 fn a_signal_that_is_found_before_its_thread_takes_it_counts_once() {
-    let daemon = contrary(&["worker-epoll", "announce=60000"]);
-    daemon.signal_thread("epoll", Signal::SIGTERM);
+    let daemon = contrary(&["worker-late", "announce=60000"]);
+    let late = daemon.wait_thread("late");
+    daemon.signal_thread("late", Signal::SIGTERM);
     daemon.wait_line("announcing");
+    let pending = || u64::from_str_radix(&daemon.thread_status(late, "SigPnd"), 16).unwrap();
+    while pending() != 0 {
+        std::thread::yield_now();
+    }
+    daemon.signal(Signal::SIGUSR1);
+    daemon.wait_line("SIGUSR1 is ignored");
     daemon.signal(Signal::SIGTERM);
     let end = daemon.wait_end();
     assert_eq!((end.code, end.count("hurried by")), (Some(0), 1), "{:#?}", end.lines);
+    assert!(!end.says("ending at once"));
+    let place = |text: &str| end.lines.iter().position(|line| line.contains(text));
+    assert!(place("SIGUSR1 is ignored") < place("hurried by"), "hurried by its own echo: {:#?}", end.lines);
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! What several topics need: processes under test, a fake service manager, containers.
+//! What the tests share.
 
 pub mod container;
 pub mod daemon;
 pub mod image;
+pub mod load;
 pub mod manager;
+pub mod scratch;
 
 use std::time::Duration;
 
