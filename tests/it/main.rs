@@ -9,6 +9,7 @@
 //! - `generated`: man pages and completions are current.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
+//! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
 //!   for, since they need root: `make test` as root runs them.
 
@@ -22,5 +23,6 @@ mod demo;
 mod generated;
 mod house;
 mod journal;
+mod lifecycle;
 mod support;
 mod systemd;
