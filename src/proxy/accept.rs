@@ -85,7 +85,8 @@ impl Worker {
                 Err(Errno::ENOBUFS | Errno::ENOMEM) => return self.wait_for_room(index, "memory ran out"),
                 Err(errno) => {
                     error!(self.log, "accepting on {}: {}", door.listener.name, errno.desc(); Event::AcceptPaused,
-                        "DRAINED_PROXY" => self.proxy(proxy).config.name.clone());
+                        "DRAINED_PROXY" => self.proxy(proxy).config.name.clone(),
+                        "DRAINED_LISTENER" => door.listener.name.clone());
                     return self.wait_for_room(index, "accept failed");
                 }
             }
@@ -146,7 +147,7 @@ impl Worker {
         let proxy = &self.fleet.proxies[usize::from(door.proxy)];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
-                "DRAINED_PROXY" => proxy.config.name.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 
@@ -168,7 +169,7 @@ impl Worker {
                 if full_at != 0 && proxy.active() <= full_at - full_at.div_ceil(10) {
                     proxy.full_at.store(0, Relaxed);
                     info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
-                        "DRAINED_PROXY" => proxy.config.name.clone());
+                        "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
                 }
                 if self.watch_door(index).is_err() {
                     self.wait_for_room(index, "the listener could not be watched");
