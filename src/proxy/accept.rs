@@ -105,7 +105,7 @@ impl Worker {
             && proxy.full_at.swap(0, Relaxed) != 0
         {
             info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
-                "DRAINED_PROXY" => proxy.config.name.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 
@@ -168,7 +168,7 @@ impl Worker {
         let proxy = &self.fleet.proxies[usize::from(door.proxy)];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
-                "DRAINED_PROXY" => proxy.config.name.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 

@@ -119,14 +119,17 @@ fn the_documentation_lists_each_event_and_no_other() {
 }
 
 #[test]
-fn each_field_that_is_written_is_documented() {
+fn the_fields_that_are_written_are_those_that_are_documented() {
     let doc = read(JOURNAL_DOC);
     let (_, table) = doc.split_once("\n## Fields\n").expect("a section Fields");
     let table = table.split("\n## ").next().unwrap_or_default();
-    let documented: BTreeSet<_> =
-        table.lines().filter_map(|l| l.strip_prefix("| ")?.split(' ').next()).map(str::to_owned).collect();
-    let missing: Vec<_> = written_fields().into_iter().filter(|f| !documented.contains(f)).collect();
-    assert_eq!(missing, [""; 0], "fields in src that docs/journal.md does not list");
+    let documented: BTreeSet<_> = table
+        .lines()
+        .filter_map(|l| l.strip_prefix("| ")?.split(' ').next())
+        .filter(|field| field.starts_with("DRAINED_"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(written_fields(), documented);
 }
 
 /// A fresh directory for one test of this process.
