@@ -3,6 +3,8 @@
 //! - `conventions`: catalog and documentation agree with the source.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
+//! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
+//!   need root and packages: `make test` as root runs them.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
 //!   for, since they need root: `make test` as root runs them.
 
@@ -12,5 +14,6 @@
 mod conventions;
 mod house;
 mod journal;
+mod peers;
 mod support;
 mod systemd;
