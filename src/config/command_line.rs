@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::draft::{Draft, ProxyDraft, SHORTEST, protocol};
+use super::draft::{Draft, ProxyDraft};
 use super::place::{At, Place, Report};
+use super::read::{SHORTEST, protocol};
 use super::{Config, Errors, address, check, duration};
 
 impl Config {

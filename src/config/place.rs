@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use super::Errors;
@@ -56,8 +56,8 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(order: usize, path: &PathBuf, text: &'a str) -> Source<'a> {
-        Source { order, path: Rc::from(path.as_path()), text }
+    pub(super) fn new(order: usize, path: &Path, text: &'a str) -> Source<'a> {
+        Source { order, path: Rc::from(path), text }
     }
 
     pub(super) fn whole(&self) -> Place {
@@ -108,6 +108,11 @@ impl Report {
     /// True if the file of this place is not TOML somewhere: keys of it may have been lost.
     pub(super) fn is_broken(&self, place: &Place) -> bool {
         matches!(place, Place::File { order, .. } if self.broken.iter().any(|(file, _)| file == order))
+    }
+
+    /// True if the file of this place is not TOML somewhere above it: headers may have been lost.
+    pub(super) fn is_broken_above(&self, place: &Place) -> bool {
+        line_of(place).is_some_and(|(file, line)| self.broken.range((file, 0)..(file, line)).next().is_some())
     }
 
     pub(super) fn into_errors(mut self) -> Option<Errors> {

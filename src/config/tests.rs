@@ -30,6 +30,38 @@ fn assert_one_error_each(cases: impl IntoIterator<Item = (String, &'static str, 
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 
+const SHIPPED: &str = include_str!("../../packaging/drained.toml");
+const MAN_PAGE: &str = include_str!("../../packaging/man/drained.toml.5");
+
+/// The shipped file with all its settings in force: lines that begin with # and a word or a table.
+fn shipped_uncommented() -> String {
+    let setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    SHIPPED.lines().map(|line| if setting(&line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_shipped_configuration_has_no_proxy_and_shows_the_defaults() {
+    assert_eq!(parse(SHIPPED).expect("valid"), Config::default());
+
+    let shown = parse(&shipped_uncommented()).expect("valid with every setting");
+    let [web] = &shown.proxies[..] else { panic!("one proxy") };
+    let least = parse(
+        "[proxy.web]\nlisten = \"127.0.0.1:80\"\nupstream = [\"127.0.0.1:8000\", \"127.0.0.1:8001\"]\n",
+    );
+    assert_eq!(*web, least.expect("valid").proxies[0]);
+    assert_eq!(web.drain, Drain::default());
+    assert_eq!(shown.daemon.control, Some("/run/drained/control.sock".into()));
+}
+
+#[test]
+fn every_key_is_in_the_shipped_configuration_and_in_the_man_page() {
+    let shown = shipped_uncommented();
+    for key in read::keys() {
+        assert!(shown.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key} in drained.toml");
+        assert!(MAN_PAGE.lines().any(|line| line == format!(".I {key}")), "{key} in drained.toml(5)");
+    }
+}
+
 const WEB: &str = "[proxy.web]\nlisten = \"127.0.0.1:80\"\nupstream = \"127.0.0.1:8000\"\n";
 
 #[test]
@@ -289,6 +321,14 @@ fn what_is_not_toml_is_told_without_its_consequences() {
         ("[drain]\n[drain]\n", "2:2", "duplicate"),
     ];
     assert_one_error_each(cases.map(|(text, place, right)| (text.to_string(), place, right)));
+}
+
+#[test]
+fn mistakes_above_a_line_that_is_not_toml_are_told() {
+    let Errors(lines) =
+        parse("workers = 2\n[drain]\nspred = \"1s\"\nspread = 1s\n[proxy.web]\n").expect_err("errors");
+    let places: Vec<_> = lines.iter().map(|line| line.split(": ").next().expect("a place")).collect();
+    assert_eq!(places, ["drained.toml:1:1", "drained.toml:3:1", "drained.toml:4:10"], "{lines:#?}");
 }
 
 #[test]

@@ -84,3 +84,26 @@ fn silent(path: &Path) -> Error {
     let seconds = PATIENCE.as_secs();
     Error::new(Exit::Unavailable, format!("drained did not answer on {} within {seconds} s", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_says_what_to_do() {
+        let path = Path::new("/run/drained/control.sock");
+        for (error, right) in [
+            (Errno::ENOENT, "systemctl start drained"),
+            (Errno::ECONNREFUSED, "systemctl start drained"),
+            (Errno::EACCES, "member of the group drained"),
+            (Errno::EAGAIN, "did not answer"),
+            (Errno::ENAMETOOLONG, "107 bytes"),
+            (Errno::EPROTOTYPE, "cannot connect to /run/drained/control.sock: "),
+        ] {
+            let error = unreachable(path, error);
+            assert_eq!(error.exit(), Exit::Unavailable);
+            let text = error.to_string();
+            assert!(text.contains(right) && !text.contains('\n'), "{text}");
+        }
+    }
+}

@@ -69,10 +69,14 @@ impl Worker {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(Some(door)) = self.doors.get(index) else { return };
             let proxy = door.proxy;
-            if !self.fleet.has_room(self.proxy(proxy)) {
+            if !self.fleet.connection_opens(self.proxy(proxy)) {
                 return self.wait_for_room(index, "max_connections or the file descriptor limit is reached");
             }
-            match socket::accept(door.listener.as_fd()) {
+            let accepted = socket::accept(door.listener.as_fd());
+            if accepted.is_err() {
+                self.fleet.connection_closed(self.proxy(proxy));
+            }
+            match accepted {
                 Ok((client, peer)) => self.open(proxy, client, peer),
                 Err(Errno::EAGAIN) => return self.backlog_is_empty(index),
                 Err(Errno::EMFILE | Errno::ENFILE) => {
@@ -91,7 +95,6 @@ impl Worker {
     fn open(&mut self, proxy: u16, client: OwnedFd, peer: Peer) {
         let id = self.fleet.next_id.fetch_add(1, Relaxed);
         self.counters(proxy).accepted.add(1);
-        self.fleet.connection_opened(self.proxy(proxy));
         self.connections += 1;
         let connect_timeout = self.proxy(proxy).config.connect_timeout.as_millis() as u64;
         let connection = Connection {
@@ -120,7 +123,10 @@ impl Worker {
             _ => return,
         };
         match watched {
-            Ok(()) => self.connect(key),
+            Ok(()) => {
+                self.connect(key);
+                self.look_at_drain(key);
+            }
             Err(_) => self.end(key, End::Failed),
         }
     }

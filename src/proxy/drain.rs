@@ -84,7 +84,7 @@ pub struct Plan {
     pub since: u64,
     /// What is left then is cut.
     pub deadline: u64,
-    /// Goodbyes are spread evenly over this time.
+    /// Goodbyes are spread evenly over this time, or what the deadline leaves of it.
     pub spread: u64,
     /// Asked a second time: the goodbye waits for no silence.
     pub hurried: bool,
@@ -93,7 +93,8 @@ pub struct Plan {
 impl Plan {
     /// When a connection may be told goodbye at the earliest; `share` out of 65,536 is its place.
     pub fn turn(&self, share: u16) -> u64 {
-        let spread = if self.hurried { 0 } else { self.spread.min(self.deadline.saturating_sub(self.since)) };
+        let longest = self.deadline.saturating_sub(self.since + FIN_WAIT);
+        let spread = if self.hurried { 0 } else { self.spread.min(longest) };
         self.since + ((spread * u64::from(share)) >> 16)
     }
 
@@ -220,8 +221,8 @@ mod tests {
         let plan = Plan { spread: 60_000, ..PLAN };
         let turns: Vec<_> = (0..=u16::MAX).step_by(1024).map(|share| plan.turn(share)).collect();
         assert!(turns.is_sorted());
-        assert!(turns.iter().all(|t| (plan.since..plan.deadline).contains(t)));
-        assert!(turns[32].abs_diff(25_000) < 500);
+        assert!(turns.iter().all(|t| (plan.since..plan.deadline - FIN_WAIT).contains(t)));
+        assert!(turns[32].abs_diff(24_000) < 500);
         assert_eq!(plan.hurry(11_000, 2_000).turn(u16::MAX), plan.since);
     }
 

@@ -11,6 +11,27 @@ use super::slab::Key;
 use super::worker::{End, Entry, Worker};
 use crate::event::Event;
 
+/// Clients whose connection failed, a second, that have an entry of their own. The others are
+/// counted: while all upstreams are down the log must not run over.
+const FAILURES_LOGGED: u32 = 10;
+
+/// How many failures were logged in which second.
+#[derive(Default)]
+pub(super) struct Failures {
+    second: u64,
+    logged: u32,
+}
+
+impl Failures {
+    fn may_be_logged(&mut self, now: u64) -> bool {
+        if self.second != now / 1_000 {
+            *self = Failures { second: now / 1_000, logged: 0 };
+        }
+        self.logged += 1;
+        self.logged <= FAILURES_LOGGED
+    }
+}
+
 impl Worker {
     pub(super) fn read_mail(&mut self) {
         for command in self.fleet.mailboxes[self.index].take() {
@@ -108,6 +129,7 @@ impl Worker {
         let name = upstream.map_or("none", |u| &u.name);
         let age = (self.now - connection.opened) * 1_000;
         match end {
+            End::Failed if !self.failures.may_be_logged(self.now) => {}
             End::Failed => warn!(self.log, "no upstream took the connection of {}", connection.peer;
                 Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
                 "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,

@@ -189,9 +189,16 @@ impl Fleet {
         self.notify();
     }
 
-    pub(super) fn connection_opened(&self, proxy: &Proxy) {
-        self.active.fetch_add(1, Relaxed);
-        proxy.active.fetch_add(1, Relaxed);
+    /// Takes the room for one more connection of `proxy`, if there is any. Whoever gets it gives it
+    /// back with [`connection_closed`](Self::connection_closed).
+    pub(super) fn connection_opens(&self, proxy: &Proxy) -> bool {
+        let took = |gauge: &AtomicU32, limit| gauge.fetch_add(1, Relaxed) < limit;
+        let fits = took(&self.active, self.limit);
+        if took(&proxy.active, proxy.limit()) && fits {
+            return true;
+        }
+        self.connection_closed(proxy);
+        false
     }
 
     pub(super) fn connection_closed(&self, proxy: &Proxy) {
@@ -208,8 +215,7 @@ impl Fleet {
 
     /// Whether `proxy` may take in one more.
     pub(super) fn has_room(&self, proxy: &Proxy) -> bool {
-        let own = proxy.config.max_connections.unwrap_or(u32::MAX);
-        self.active() < self.limit && proxy.active() < own
+        self.active() < self.limit && proxy.active() < proxy.limit()
     }
 }
 
@@ -246,6 +252,11 @@ impl Proxy {
         self.active.load(Relaxed)
     }
 
+    fn limit(&self) -> u32 {
+        self.config.max_connections.unwrap_or(u32::MAX)
+    }
+
+    /// The sums of what all workers counted.
     pub fn totals(&self) -> Totals {
         Totals::of(&self.counters)
     }

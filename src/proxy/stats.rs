@@ -23,7 +23,9 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
+        if n > 0 {
+            self.0.fetch_add(n, Relaxed);
+        }
     }
 
     pub fn get(&self) -> u64 {

@@ -14,6 +14,7 @@ use slog::{Logger, debug};
 use super::accept::Door;
 use super::connection::{Connection, Turn};
 use super::drain::{Goodbye, Plan};
+use super::ending::Failures;
 use super::fleet::{Fleet, Proxy};
 use super::pipes::Pipes;
 use super::slab::{Key, Slab};
@@ -71,6 +72,7 @@ pub(super) struct Worker {
     /// One a proxy, while it drains.
     pub plans: Vec<Option<Plan>>,
     pub hurried: bool,
+    pub failures: Failures,
     /// Milliseconds since the fleet's epoch, read once a turn of the loop.
     pub now: u64,
 }
@@ -95,6 +97,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         doors: Vec::new(),
         ready: VecDeque::new(),
         hurried: false,
+        failures: Failures::default(),
         now: 0,
     };
     let watch = |fd: std::os::fd::BorrowedFd<'_>, flags, source: Source| {
@@ -191,7 +194,7 @@ impl Worker {
         if side == Side::Client {
             connection.client_ended |= flags.intersects(EpollFlags::EPOLLRDHUP | broken);
             if flags.intersects(broken) && connection.connect_until.is_some() {
-                return self.end(key, End::Failed);
+                return self.end(key, End::Broken);
             }
         }
         self.advance(key);

@@ -135,7 +135,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Peer), Errno> {
     loop {
         // SAFETY: an all-zero sockaddr_storage is a valid value of that plain C structure.
         let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
-        let mut len = mem::size_of_val(&storage) as libc::socklen_t;
+        let mut len = size_of_val(&storage) as libc::socklen_t;
         // SAFETY: the kernel writes at most `len` bytes into `storage`, which outlives the call.
         // nix's accept4 drops the address, which would cost a getpeername a connection.
         let fd = unsafe {
@@ -279,7 +279,7 @@ pub fn refuse_new(listener: BorrowedFd<'_>) -> io::Result<()> {
             libc::SOL_SOCKET,
             libc::SO_ATTACH_FILTER,
             (&raw const filter).cast(),
-            mem::size_of_val(&filter) as libc::socklen_t,
+            size_of_val(&filter) as libc::socklen_t,
         )
     };
     Ok(Errno::result(result).map(drop)?)
