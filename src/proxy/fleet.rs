@@ -29,6 +29,7 @@ const REFUSE_LAST: Duration = Duration::from_millis(500);
 
 /// Everything that the workers share.
 pub struct Fleet {
+    /// In the order of their names.
     pub proxies: Vec<Proxy>,
     /// When the clock of all workers began.
     pub epoch: Instant,
@@ -47,7 +48,9 @@ pub struct Fleet {
 
 /// One proxy, shared by all workers.
 pub struct Proxy {
+    /// As the administrator wrote it.
     pub config: config::Proxy,
+    /// In the order of the configuration.
     pub upstreams: Vec<Upstream>,
     pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
@@ -122,6 +125,7 @@ impl Fleet {
         self.ended_in_drain.load(Relaxed)
     }
 
+    /// How many workers share it.
     pub fn workers(&self) -> usize {
         self.mailboxes.len()
     }
@@ -277,6 +281,7 @@ impl Proxy {
         Totals::of(&self.counters)
     }
 
+    /// Its drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }

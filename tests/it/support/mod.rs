@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod image;
 pub mod load;
 pub mod manager;
+pub mod peers;
 pub mod scratch;
 
 use std::time::Duration;
