@@ -29,7 +29,7 @@ mod generated;
 mod house;
 mod journal;
 mod lifecycle;
-mod relay;
 mod peers;
+mod relay;
 mod support;
 mod systemd;
