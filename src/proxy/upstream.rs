@@ -69,6 +69,14 @@ impl Tried {
         self.0 |= 1 << index;
     }
 
+    pub fn and(self, others: Tried) -> Tried {
+        Tried(self.0 | others.0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     fn has(self, index: usize) -> bool {
         self.0 & (1 << index) != 0
     }
