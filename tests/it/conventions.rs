@@ -47,18 +47,21 @@ fn sources(dir: PathBuf, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The fields that the program writes: those named in a string of src.
+/// The fields that the program writes: those that src names in a log call or hands to a serializer.
 fn written_fields() -> BTreeSet<String> {
     let mut files = Vec::new();
     sources(root().join("src"), &mut files);
     let source: String = files.iter().map(read).collect();
-    source
-        .split("\"DRAINED_")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('"'))
-        .filter(|(name, _)| !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
-        .map(|(name, _)| format!("DRAINED_{name}"))
-        .collect()
+    let mut written = BTreeSet::new();
+    for (at, _) in source.match_indices("\"DRAINED_") {
+        let Some((name, after)) = source[at + 1..].split_once('"') else { continue };
+        let serialized =
+            ["emit_str(", "emit_arguments("].iter().any(|call| source[..at].trim_end().ends_with(call));
+        if serialized || after.starts_with(" =>") {
+            written.insert(name.to_owned());
+        }
+    }
+    written
 }
 
 #[test]
