@@ -76,6 +76,8 @@ events! {
     WorkerHung = "worker-hung", "976cf64c1594ccf12d2979437c6b67ea";
     /// The notify socket cannot be used.
     NotifyFailed = "notify-failed", "56eb248136d15ca5b2081725c33007b1";
+    /// Log messages were dropped.
+    LogDropped = "log-dropped", "e4ce7d92abcf4efeb476aba298b439c9";
     /// The stop is over.
     Stopped = "stopped", "0d1688b5d245a0f6559f8ae743def242";
 }

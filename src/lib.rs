@@ -1,4 +1,4 @@
-//! drained: stop, restart and upgrade services under systemd without losing a connection.
+//! drained: stop services under systemd without hurting their peers.
 //!
 //! Two things in one crate. The module [`lifecycle`] is a library for authors of daemons: signals
 //! blocked in all threads, a signalfd thread, a cleanup thread with phases and deadlines, workers
@@ -28,6 +28,7 @@
 pub mod error;
 pub mod event;
 pub mod lifecycle;
+#[allow(unsafe_code, reason = "the one home for system calls")]
 pub mod sys;
 pub mod systemd;
 

@@ -1,1 +1,41 @@
-//! Arguments to options.
+//! Arguments to options, and results to exit codes: what stands between a door and the library.
+//!
+//! Everything that the two programs print themselves is printed here, once, by the name of the
+//! program; nothing below this prints or exits.
+
+pub mod drainctl;
+pub mod drained;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{Error, Exit};
+
+/// Reads the arguments, or says why not: help and version end with 0, a wrong usage with 64.
+fn parse<P: Parser>() -> Result<P, ExitCode> {
+    P::try_parse().map_err(|error| refuse(&error))
+}
+
+fn refuse(error: &clap::Error) -> ExitCode {
+    // A reader that went away is no reason to end otherwise.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Orderly.into() }
+}
+
+/// Prints the error by which `program` ends, and gives its exit code.
+fn fail(program: &str, error: &Error) -> ExitCode {
+    complain(format_args!("{program}: {error}"));
+    error.exit().into()
+}
+
+fn complain(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints on standard output; a reader that went away is no error.
+fn say(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

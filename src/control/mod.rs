@@ -1,1 +1,18 @@
-//! drainctl's socket: a thread that answers JSON lines.
+//! drainctl's socket: the daemon's thread that answers, and the client that asks.
+//!
+//! One JSON object a line, see [`protocol`]. The server knows nothing of what it tells: it is
+//! given a closure that makes a [`Status`], and never blocks for a client.
+
+pub mod client;
+mod connection;
+pub mod protocol;
+pub mod screen;
+pub mod server;
+mod socket;
+pub mod status;
+
+pub use server::ControlServer;
+pub use status::Status;
+
+/// Where drainctl looks for the daemon that the packaged unit runs.
+pub const DEFAULT_SOCKET: &str = "/run/drained/control.sock";

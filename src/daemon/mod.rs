@@ -1,1 +1,139 @@
-//! The daemon: ordered startup, status.
+//! The daemon: ordered startup, and the steps of its stop.
+
+pub mod demo;
+mod report;
+mod stop;
+
+use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use slog::{Level, Logger, info, o, warn};
+
+use self::stop::Stop;
+use crate::Result;
+use crate::config::{self, Config};
+use crate::control::ControlServer;
+use crate::control::server::{MODE, Running};
+use crate::event::Event;
+use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
+use crate::proxy::{self, Fleet};
+use crate::sys::limits;
+use crate::systemd::{journal, listen_fds};
+
+/// How long connections live after a second SIGTERM or SIGINT.
+const HURRY: Duration = Duration::from_secs(2);
+/// What the life cycle grants beyond the bounds that the workers keep by themselves.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long the last words may take on their way to the journal.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
+/// How often STATUS= may change while nothing happens but traffic.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs until the stop is over. An error means that nothing was started.
+///
+/// # Errors
+/// Exit 71: the system refused, an address in use for one. Exit 78: systemd passed other sockets
+/// than the configuration names.
+pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outcome> {
+    let (log, log_thread) = journal::open(level);
+    let result = start(signals, config, &log);
+    log_thread.flush(LOG_FLUSH);
+    result
+}
+
+fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcome> {
+    let fd_limit = limits::raise_file_descriptors()?;
+    let mut passed = listen_fds::take()?;
+    let workers = config.daemon.workers.unwrap_or_else(cores);
+    let fleet = Arc::new(Fleet::open(&config, workers, fd_limit, HURRY, &mut passed)?);
+    info!(
+        log,
+        "drained {}, {workers} workers, room for {} connections",
+        env!("CARGO_PKG_VERSION"),
+        fleet.room()
+    );
+    for unwanted in &passed {
+        warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
+    }
+
+    let mut life = Lifecycle::new(signals, log.clone());
+    life.hurry(HURRY + GRACE);
+    let control = start_control(&config, &fleet, &life.handle(), log)?;
+    let stop = Stop::new(&fleet);
+    start_workers(&mut life, &fleet, &stop, log);
+    stop.declare(&mut life, control);
+    let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
+    life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
+    Ok(life.run(|handle| {
+        announce_start(&config, &fleet, handle, log);
+        handle.ready();
+        Ok(())
+    }))
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn start_control(
+    config: &Config,
+    fleet: &Arc<Fleet>,
+    handle: &Handle,
+    log: &Logger,
+) -> Result<Option<Running>> {
+    let Some(path) = config.daemon.control.clone().or_else(control_path_of_the_unit) else {
+        return Ok(None);
+    };
+    let (fleet, handle) = (fleet.clone(), handle.clone());
+    let server = ControlServer::bind(&path, MODE)?;
+    server.start(log.clone(), move || report::status(&fleet, &handle)).map(Some)
+}
+
+/// $RUNTIME_DIRECTORY is set by RuntimeDirectory=, several parted by colons, see systemd.exec(5).
+fn control_path_of_the_unit() -> Option<PathBuf> {
+    let directories = env::var_os("RUNTIME_DIRECTORY")?;
+    let first = directories.as_encoded_bytes().split(|b| *b == b':').next()?;
+    (!first.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(first)).join("control.sock"))
+}
+
+fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Logger) {
+    for index in 0..fleet.workers() {
+        let (shared, log) = (fleet.clone(), log.new(o!()));
+        life.worker(&format!("worker-{index}"), stop.bound(GRACE * 2), move |token| {
+            proxy::run_worker(shared, index, &token, log)
+        });
+    }
+    let (fleet, handle) = (fleet.clone(), life.handle());
+    life.worker("status", GRACE, move |token| {
+        while token.wait(STATUS_INTERVAL) == StopLevel::Running {
+            if handle.state() == State::Running {
+                handle.notifier().status(report::running_text(&fleet));
+            }
+        }
+        Ok(())
+    });
+}
+
+fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger) {
+    for proxy in &fleet.proxies {
+        for address in proxy.listening_on() {
+            let upstreams = join(&proxy.config.upstream);
+            info!(log, "proxy {} listens on {address} for {upstreams}", proxy.config.name; Event::Listening,
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => address.to_string(),
+                "DRAINED_UPSTREAM" => upstreams.clone());
+        }
+    }
+    if config.proxies.is_empty() {
+        warn!(log, "{}", report::NO_PROXY);
+    }
+    handle.notifier().status(report::running_text(fleet));
+}
+
+fn join(upstreams: &[config::UpstreamAddress]) -> String {
+    upstreams.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -26,6 +26,7 @@ pub struct Lifecycle {
     workers: Vec<Worker>,
     steps: Vec<Step>,
     main_bound: Bound,
+    stop_status: Box<dyn FnOnce() -> String + Send>,
     reload: Option<Box<dyn FnMut() -> Result<()> + Send>>,
     report: Option<Box<dyn FnMut() + Send>>,
 }
@@ -39,6 +40,7 @@ impl Lifecycle {
             workers: Vec::new(),
             steps: Vec::new(),
             main_bound: Duration::from_secs(5).into(),
+            stop_status: Box::new(|| "Stopping".to_owned()),
             reload: None,
             report: None,
         }
@@ -61,6 +63,12 @@ impl Lifecycle {
     /// hooks, with code 70.
     pub fn main_bound(&mut self, bound: impl Into<Bound>) -> &mut Self {
         self.main_bound = bound.into();
+        self
+    }
+
+    /// The text of STATUS= in the first message of a stop, beside STOPPING=1. Default `Stopping`.
+    pub fn stop_status(&mut self, text: impl FnOnce() -> String + Send + 'static) -> &mut Self {
+        self.stop_status = Box::new(text);
         self
     }
 
@@ -115,10 +123,10 @@ impl Lifecycle {
     /// a panic, starts the stop; so does a thread that could not be started, and `main` is then not
     /// called at all.
     pub fn run(self, main: impl FnOnce(&Handle) -> Result<()>) -> Outcome {
-        let Lifecycle { core, workers, steps, main_bound, reload, report } = self;
+        let Lifecycle { core, workers, steps, main_bound, stop_status, reload, report } = self;
         let cleanup = thread::spawn("cleanup", {
             let core = core.clone();
-            move || cleanup::run(&core, steps)
+            move || cleanup::run(&core, steps, stop_status)
         });
         if let Err(error) = cleanup {
             // Nothing else runs yet, so there is nothing to clean up but this.

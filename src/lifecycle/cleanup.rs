@@ -24,14 +24,14 @@ const FLUSH: Duration = Duration::from_millis(200);
 
 /// Waits for the stop, cleans up, and leaves the outcome in `core`. Ends the process where main
 /// doesn't return.
-pub(super) fn run(core: &Arc<Core>, steps: Vec<Step>) {
+pub(super) fn run(core: &Arc<Core>, steps: Vec<Step>, status: impl FnOnce() -> String) {
     let cause = wait_for_stop(core);
     let began = Instant::now();
     let beat = Arc::new(Beat::new());
     beat.now();
-    let plan = Plan::new(core, steps);
+    let (plan, status) = (Plan::new(core, steps), status());
     // The only state in which this is illegal has ended before this thread began.
-    let _ = core.change(Transition::Drain, |notifier| notifier.stopping(EXTEND, "Stopping"));
+    let _ = core.change(Transition::Drain, |notifier| notifier.stopping(EXTEND, &status));
     core.task_began(Task::Cleanup, "cleanup", beat.clone());
     pulse::extend(core, beat.clone(), began + plan.longest());
     info!(core.log, "stopping: {}", cause; Event::Stopping);

@@ -212,12 +212,12 @@ mod tests {
         let mut scan = Scan::new();
         let term = vec![(7, 1 << 14)];
         assert_eq!(scan.run(&[2, 15], term.clone()), [15]);
-        assert_eq!(scan.run(&[2, 15], term.clone()), []);
+        assert_eq!(scan.run(&[2, 15], term.clone()), Vec::<i32>::new());
         assert!(!scan.is_new(7, 15), "its thread takes what was already reported");
         assert!(scan.is_new(7, 15));
         assert_eq!(scan.run(&[2, 15], term), [15]);
-        assert_eq!(scan.run(&[2, 15], vec![]), []);
+        assert_eq!(scan.run(&[2, 15], vec![]), Vec::<i32>::new());
         assert!(scan.is_new(7, 15));
-        assert_eq!(scan.run(&[2, 15], vec![(7, 1 << 8)]), [], "a signal that is not handled");
+        assert_eq!(scan.run(&[2, 15], vec![(7, 1 << 8)]), Vec::<i32>::new(), "a signal that is not handled");
     }
 }

@@ -1,1 +1,27 @@
-//! The proxy: listeners, workers, relays.
+//! The proxy: listeners, workers, relays, and the drain of protocol `tcp`.
+//!
+//! A [`Fleet`] holds what all workers share; [`run_worker`] is the body of a worker's thread. No
+//! byte of a peer enters user memory: it moves by splice(2) from socket to pipe to socket.
+
+mod accept;
+mod connect;
+mod connection;
+mod drain;
+mod ending;
+pub mod fault;
+mod fleet;
+mod flow;
+mod listener;
+mod pipes;
+mod proxy_protocol;
+mod seeded;
+mod slab;
+mod stats;
+mod timers;
+mod upstream;
+mod worker;
+
+pub use fleet::{Fleet, Proxy};
+pub use stats::Totals;
+pub use upstream::Upstream;
+pub use worker::run as run_worker;

@@ -2,4 +2,6 @@
 
 pub mod journal;
 pub mod listen_fds;
+#[cfg(feature = "daemon")]
+pub mod manager;
 pub mod notify;

@@ -1,7 +1,12 @@
-//! What several topics need: processes under test, and a fake service manager.
+//! What the tests share.
 
+pub mod container;
 pub mod daemon;
+pub mod image;
+pub mod load;
 pub mod manager;
+pub mod peers;
+pub mod scratch;
 
 use std::time::Duration;
 

@@ -1,0 +1,111 @@
+//! What the daemon says of itself: STATUS=, `drainctl status`, and the report of SIGUSR1.
+
+use std::collections::BTreeMap;
+use std::process;
+use std::time::Instant;
+
+use slog::{Logger, info};
+
+use crate::control::status::{
+    Adopted, Bytes, Connections, ProxyStatus, State, Status, UpstreamState, UpstreamStatus,
+};
+use crate::event::Event;
+use crate::lifecycle::Handle;
+use crate::proxy::{Fleet, Proxy, Upstream};
+
+/// Said where there is nothing to do.
+pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drained.toml and restart";
+
+/// STATUS= while serving.
+pub fn running_text(fleet: &Fleet) -> String {
+    let down = fleet.proxies.iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up()).count();
+    let down = if down > 0 {
+        format!("; {}", count(down as u64, "upstream is down", "upstreams are down"))
+    } else {
+        String::new()
+    };
+    match fleet.proxies.len() {
+        0 => NO_PROXY.to_owned(),
+        n => format!(
+            "Serving {} through {}{down}",
+            count(u64::from(fleet.active()), "connection", "connections"),
+            count(n as u64, "proxy", "proxies")
+        ),
+    }
+}
+
+/// STATUS= in the lame duck.
+pub fn lame_duck_text(fleet: &Fleet, until: Instant) -> String {
+    let active = fleet.active();
+    let left = until.saturating_duration_since(Instant::now()).as_secs() + 1;
+    format!("Draining: {active} of {active} connections left, still accepting for {left} s")
+}
+
+/// STATUS= while draining.
+pub fn draining_text(fleet: &Fleet) -> String {
+    let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_drain());
+    let cut: u64 = fleet.proxies.iter().map(|p| p.totals().cut).sum();
+    let cut = if cut > 0 { format!(", {cut} cut") } else { String::new() };
+    format!("Draining: {active} of {} connections left{cut}", active + ended)
+}
+
+fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// What `drainctl status` shows.
+pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
+    let state = State::from(handle.state());
+    let proxies: BTreeMap<_, _> =
+        fleet.proxies.iter().map(|p| (p.config.name.clone(), proxy_status(p, state))).collect();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: process::id(),
+        state,
+        uptime_s: handle.since().elapsed().as_secs(),
+        adopted: Adopted::default(),
+        proxies,
+    }
+}
+
+fn proxy_status(proxy: &Proxy, daemon: State) -> ProxyStatus {
+    let totals = proxy.totals();
+    ProxyStatus {
+        state: if proxy.is_draining() { State::Draining } else { daemon },
+        protocol: proxy.config.protocol.to_string(),
+        connections: Connections {
+            active: u64::from(proxy.active()),
+            held: 0,
+            accepted: totals.accepted,
+            drained: totals.drained,
+            cut: totals.cut,
+            failed: totals.failed,
+        },
+        bytes: Bytes { to_upstream: totals.bytes_to_upstream, to_client: totals.bytes_to_client },
+        upstreams: proxy.upstreams.iter().map(upstream_status).collect(),
+    }
+}
+
+fn upstream_status(upstream: &Upstream) -> UpstreamStatus {
+    let state = if upstream.is_up() { UpstreamState::Up } else { UpstreamState::Down };
+    UpstreamStatus { address: upstream.name.clone(), state, connections: u64::from(upstream.active()) }
+}
+
+/// SIGUSR1: the same as `drainctl status`, a line a proxy, into the journal.
+pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
+    let status = status(fleet, handle);
+    info!(log, "report: {}, up for {} s, {} connections", status.state.word(), status.uptime_s, fleet.active();
+        Event::Report);
+    for (name, proxy) in &status.proxies {
+        let Connections { active, accepted, drained, cut, failed, .. } = proxy.connections;
+        info!(log, "report: proxy {name}: {active} active, {accepted} accepted, {drained} drained, {cut} cut, {failed} failed";
+            Event::Report, "DRAINED_PROXY" => name.clone(),
+            "DRAINED_BYTES_TO_UPSTREAM" => proxy.bytes.to_upstream,
+            "DRAINED_BYTES_TO_CLIENT" => proxy.bytes.to_client);
+        for upstream in &proxy.upstreams {
+            info!(log, "report: upstream {}: {}, {} connections", upstream.address, upstream.state.word(),
+                upstream.connections; Event::Report, "DRAINED_PROXY" => name.clone(),
+                "DRAINED_UPSTREAM" => upstream.address.clone());
+        }
+    }
+}

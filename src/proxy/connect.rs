@@ -1,0 +1,217 @@
+//! A worker finds an upstream for each client, and tries in the background those that are down.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollEvent;
+use slog::{debug, info, warn};
+
+use super::proxy_protocol;
+use super::slab::Key;
+use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
+use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
+use crate::config::SendProxy;
+use crate::event::Event;
+use crate::sys::socket::{self, Connecting, Peer};
+
+impl Worker {
+    /// Starts to connect a client to the next upstream; ends it when all were tried.
+    pub(super) fn connect(&mut self, key: Key) {
+        let mut crowded = Tried::default();
+        loop {
+            let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+            let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+            let start = proxy.rotation.fetch_add(1, Relaxed);
+            let again = (self.now + RETRY_SCARCE).min(connection.connect_until.unwrap_or(self.now));
+            let index = match pick(&proxy.upstreams, connection.tried.and(crowded), start) {
+                Some(index) => index,
+                None if crowded.is_empty() => return self.end(key, End::Failed),
+                None => return self.arm(key, again),
+            };
+            let upstream = &proxy.upstreams[index];
+            let (fd, decided) = match socket::start_connect(&upstream.address) {
+                Ok(Connecting::Done(fd)) => (fd, true),
+                Ok(Connecting::Pending(fd)) => (fd, false),
+                // Not the upstream's fault: tried again until the time to connect is over.
+                Err(errno) if is_scarcity(errno) => return self.arm(key, again),
+                Err(errno) if is_crowded(errno) => {
+                    crowded.add(index);
+                    continue;
+                }
+                Err(errno) => {
+                    connection.tried.add(index);
+                    let proxy = connection.proxy;
+                    self.upstream_failed(proxy, index, errno.desc());
+                    continue;
+                }
+            };
+            upstream.enter();
+            connection.upstream = Some(index as u16);
+            connection.tried.add(index);
+            let until = self.now + proxy.config.connect_timeout.as_millis() as u64;
+            connection.connect_until = Some(until);
+            let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Server).to_bits());
+            let watched = self.epoll.add(&fd, event);
+            connection.server = Some(fd);
+            match watched {
+                Err(_) => return self.end(key, End::Failed),
+                Ok(()) if decided => return self.connected(key),
+                Ok(()) => return self.arm(key, until),
+            }
+        }
+    }
+
+    /// A pending connect became writable, or broke.
+    pub(super) fn connect_decided(&mut self, key: Key) {
+        let Some(connection) = self.connection(key) else { return };
+        let Some(server) = &connection.server else { return };
+        match socket::take_error(server.as_fd()) {
+            Ok(()) => self.connected(key),
+            Err(errno) => self.next_upstream(key, errno.desc()),
+        }
+    }
+
+    /// A timer of a client that has no upstream yet.
+    pub(super) fn connect_due(&mut self, key: Key) {
+        let now = self.now;
+        let Some(connection) = self.connection(key) else { return };
+        match (&connection.server, connection.connect_until) {
+            (None, Some(until)) if now < until => self.connect(key),
+            (None, _) => self.end(key, End::Failed),
+            (Some(_), Some(until)) if now >= until => {
+                self.next_upstream(key, "no answer within connect_timeout")
+            }
+            (Some(_), Some(until)) => self.arm(key, until),
+            (Some(_), None) => {}
+        }
+    }
+
+    fn next_upstream(&mut self, key: Key, why: &str) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        connection.server = None;
+        let timeout = self.fleet.proxies[usize::from(connection.proxy)].config.connect_timeout;
+        connection.connect_until = Some(self.now + timeout.as_millis() as u64);
+        let (proxy, upstream) = (connection.proxy, connection.upstream.take());
+        if let Some(upstream) = upstream.map(usize::from) {
+            self.proxy(proxy).upstreams[upstream].leave();
+            self.upstream_failed(proxy, upstream, why);
+        }
+        self.connect(key);
+    }
+
+    fn connected(&mut self, key: Key) {
+        let now = self.now;
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let (Some(server), Some(upstream)) = (&connection.server, connection.upstream) else { return };
+        let addresses = match connection.peer {
+            Peer::Tcp(peer) => socket::local_address(connection.client.as_fd()).map(|local| (peer, local)),
+            Peer::Unix(_) => None,
+        };
+        let greeted = match proxy.config.send_proxy {
+            SendProxy::Off => Ok(()),
+            SendProxy::V1 => socket::send_whole(server.as_fd(), &proxy_protocol::v1(addresses)),
+            SendProxy::V2 => socket::send_whole(server.as_fd(), &proxy_protocol::v2(addresses)),
+        };
+        if let Err(errno) = greeted {
+            return self.next_upstream(key, errno.desc());
+        }
+        connection.connect_until = None;
+        connection.last = now;
+        // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
+        connection.to_upstream.flow.sink_ready();
+        connection.to_client.flow.source_ready();
+        let upstream = &proxy.upstreams[usize::from(upstream)];
+        debug!(self.log, "connected {} to {}", connection.peer, upstream.name; Event::ConnectionOpened,
+            "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
+            "DRAINED_UPSTREAM" => upstream.name.clone(), "DRAINED_CONNECTION" => connection.id);
+        if upstream.set_up(true) {
+            info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+        }
+        self.look_at_idle(key);
+        self.look_at_drain(key);
+        self.advance(key);
+    }
+
+    fn upstream_failed(&mut self, proxy: u16, index: usize, why: &str) {
+        let shared = self.proxy(proxy);
+        let upstream = &shared.upstreams[index];
+        if !upstream.set_up(false) {
+            return;
+        }
+        warn!(self.log, "upstream {} does not take connections: {why}", upstream.name; Event::UpstreamDown,
+            "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+        let probe = Probe { proxy, upstream: index as u16, fd: None, pause: RETRY_FIRST };
+        let key = self.table.insert(Entry::Probe(probe));
+        self.arm(key, self.now + RETRY_FIRST);
+    }
+
+    /// The timer of a probe: the next try, or the end of one that got no answer.
+    pub(super) fn probe_due(&mut self, key: Key) {
+        let Some(Entry::Probe(probe)) = self.table.get_mut(key) else { return };
+        let shared = &self.fleet.proxies[usize::from(probe.proxy)];
+        let upstream = &shared.upstreams[usize::from(probe.upstream)];
+        if upstream.is_up() {
+            self.table.remove(key);
+        } else if probe.fd.take().is_some() {
+            self.probe_failed(key);
+        } else {
+            match socket::start_connect(&upstream.address) {
+                Ok(Connecting::Done(_)) => self.probe_succeeded(key),
+                Ok(Connecting::Pending(fd)) => {
+                    let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Server).to_bits());
+                    // Not watched it gets no answer, which is a try that failed.
+                    let _ = self.epoll.add(&fd, event);
+                    probe.fd = Some(fd);
+                    let until = self.now + shared.config.connect_timeout.as_millis() as u64;
+                    self.arm(key, until);
+                }
+                Err(_) => self.probe_failed(key),
+            }
+        }
+    }
+
+    /// A probe's pending connect was decided.
+    pub(super) fn probe_decided(&mut self, key: Key) {
+        let Some(Entry::Probe(probe)) = self.table.get_mut(key) else { return };
+        // Its timer is armed still and finds either nothing or a probe that waits: both harmless.
+        let Some(fd) = probe.fd.take() else { return };
+        match socket::take_error(fd.as_fd()) {
+            Ok(()) => self.probe_succeeded(key),
+            Err(_) => self.probe_failed(key),
+        }
+    }
+
+    fn probe_failed(&mut self, key: Key) {
+        let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
+        // A new key: the timer of the try that is over finds nothing.
+        let pause = probe.pause;
+        let key =
+            self.table.insert(Entry::Probe(Probe { fd: None, pause: (pause * 2).min(RETRY_LAST), ..probe }));
+        self.arm(key, self.now + pause);
+    }
+
+    fn probe_succeeded(&mut self, key: Key) {
+        let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
+        let shared = self.proxy(probe.proxy);
+        let upstream = &shared.upstreams[usize::from(probe.upstream)];
+        if upstream.set_up(true) {
+            info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
+                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+        }
+    }
+}
+
+/// Errors of connect(2) that speak of this machine and not of the upstream.
+fn is_scarcity(errno: Errno) -> bool {
+    use Errno::*;
+    matches!(errno, EMFILE | ENFILE | ENOBUFS | ENOMEM)
+}
+
+/// There is no way to this upstream now, but soon again and to others at once: no local port is
+/// left, or the backlog of a UNIX listener is full (EAGAIN).
+fn is_crowded(errno: Errno) -> bool {
+    matches!(errno, Errno::EADDRNOTAVAIL | Errno::EAGAIN)
+}

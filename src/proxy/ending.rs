@@ -1,0 +1,162 @@
+//! How connections end on a worker: by themselves, by the drain, or cut.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use slog::{debug, info, warn};
+
+use super::drain::{Doing, Goodbye, Plan, Verdict, verdict};
+use super::fleet::Command;
+use super::seeded::Seeded;
+use super::slab::Key;
+use super::worker::{End, Entry, Worker};
+use crate::event::Event;
+
+/// Clients whose connection failed, a second, that have an entry of their own. The others are
+/// counted: while all upstreams are down the log must not run over.
+const FAILURES_LOGGED: u32 = 10;
+
+/// How many failures were logged in which second.
+#[derive(Default)]
+pub(super) struct Failures {
+    second: u64,
+    logged: u32,
+}
+
+impl Failures {
+    fn may_be_logged(&mut self, now: u64) -> bool {
+        if self.second != now / 1_000 {
+            *self = Failures { second: now / 1_000, logged: 0 };
+        }
+        self.logged += 1;
+        self.logged <= FAILURES_LOGGED
+    }
+}
+
+impl Worker {
+    pub(super) fn read_mail(&mut self) {
+        for command in self.fleet.mailboxes[self.index].take() {
+            match command {
+                Command::Refuse { until } => self.refuse(self.at(until)),
+                Command::Drain { proxy, since, deadline } => {
+                    let shared = &self.fleet.proxies[proxy];
+                    let spread = shared.config.drain.spread.as_millis() as u64;
+                    let (since, deadline) = (self.at(since), self.at(deadline));
+                    let plan = Plan { since, deadline, spread, hurried: false };
+                    self.plans[proxy] = Some(if self.hurried { self.hurry_plan(plan) } else { plan });
+                    self.look_at_all();
+                }
+            }
+        }
+    }
+
+    /// The stop was asked for a second time: goodbyes now, and a near deadline.
+    pub(super) fn hurry(&mut self) {
+        if !std::mem::replace(&mut self.hurried, true) {
+            self.plans = self.plans.iter().map(|plan| plan.map(|plan| self.hurry_plan(plan))).collect();
+            self.look_at_all();
+        }
+    }
+
+    fn hurry_plan(&self, plan: Plan) -> Plan {
+        plan.hurry(self.now, self.fleet.hurry.as_millis() as u64)
+    }
+
+    fn look_at_all(&mut self) {
+        for key in self.table.keys() {
+            self.look_at_drain(key);
+        }
+    }
+
+    /// Does what the drain policy says of a connection, if its proxy drains.
+    pub(super) fn look_at_drain(&mut self, key: Key) {
+        let now = self.now;
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let Some(plan) = self.plans[usize::from(connection.proxy)] else { return };
+        let turn = plan.turn(Seeded::new(connection.id).next() as u16);
+        match verdict(&connection.view(now, now >= plan.deadline), &plan, turn, now) {
+            Verdict::LookAgainAt(at) => self.arm(key, at),
+            Verdict::FinUpstream => {
+                connection.goodbye = Goodbye::Upstream(now);
+                connection.to_upstream.flow.end_source();
+                self.arm(key, now);
+                self.advance(key);
+            }
+            Verdict::FinClient => {
+                connection.goodbye = Goodbye::Client(now);
+                connection.to_client.flow.end_source();
+                self.arm(key, now);
+                self.advance(key);
+            }
+            Verdict::Close => self.end(key, End::Goodbye),
+            Verdict::Cut(doing) => self.cut(key, doing),
+        }
+    }
+
+    fn cut(&mut self, key: Key, doing: Doing) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let upstream = connection.upstream.map_or("none", |u| &proxy.upstreams[usize::from(u)].name);
+        warn!(self.log, "cut {} at the deadline: {}", connection.peer, doing.word(); Event::Cut,
+            "DRAINED_PROXY" => proxy.config.name.clone(),
+            "DRAINED_PROTOCOL" => proxy.config.protocol.to_string(),
+            "DRAINED_CLIENT" => connection.peer.to_string(),
+            "DRAINED_UPSTREAM" => upstream.to_owned(),
+            "DRAINED_CONNECTION" => connection.id,
+            "DRAINED_DOING" => doing.word(),
+            "DRAINED_DURATION_US" => (self.now - connection.opened) * 1_000,
+            "DRAINED_BYTES_TO_UPSTREAM" => connection.to_upstream.flow.bytes,
+            "DRAINED_BYTES_TO_CLIENT" => connection.to_client.flow.bytes);
+        self.end(key, End::Cut { reset: doing.loses_data() });
+    }
+
+    /// Closes a connection and counts how it ended.
+    pub(super) fn end(&mut self, key: Key, end: End) {
+        let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
+        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let counters = self.counters(connection.proxy);
+        let draining = proxy.is_draining();
+        match end {
+            End::Cut { .. } => counters.cut.add(1),
+            End::Failed => counters.failed.add(1),
+            _ if draining => counters.drained.add(1),
+            _ => {}
+        }
+        self.fleet.ended_in_drain.fetch_add(u64::from(draining), Relaxed);
+        let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
+        if let Some(upstream) = upstream {
+            upstream.leave();
+        }
+        let name = upstream.map_or("none", |u| &u.name);
+        let age = (self.now - connection.opened) * 1_000;
+        match end {
+            End::Failed if !self.failures.may_be_logged(self.now) => {}
+            End::Failed => warn!(self.log, "no upstream took the connection of {}", connection.peer;
+                Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
+                "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
+                "DRAINED_DURATION_US" => age),
+            End::Idle => info!(self.log, "closed {}: idle", connection.peer; Event::IdleTimeout,
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
+                "DRAINED_UPSTREAM" => name.to_owned(), "DRAINED_CONNECTION" => connection.id,
+                "DRAINED_DURATION_US" => age,
+                "DRAINED_BYTES_TO_UPSTREAM" => connection.to_upstream.flow.bytes,
+                "DRAINED_BYTES_TO_CLIENT" => connection.to_client.flow.bytes),
+            _ => debug!(self.log, "closed {}: {}", connection.peer, end.word(); Event::ConnectionClosed,
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
+                "DRAINED_UPSTREAM" => name.to_owned(), "DRAINED_CONNECTION" => connection.id,
+                "DRAINED_DURATION_US" => age,
+                "DRAINED_BYTES_TO_UPSTREAM" => connection.to_upstream.flow.bytes,
+                "DRAINED_BYTES_TO_CLIENT" => connection.to_client.flow.bytes),
+        }
+        let reset = match end {
+            // A client that was told the end of the upstream's stream has it on the way: a reset
+            // would overtake it.
+            End::Broken => (!connection.to_client.flow.is_over(), true),
+            End::Cut { reset } => (reset, reset),
+            End::Idle => (connection.holds_data(), connection.holds_data()),
+            End::Done | End::Goodbye | End::Failed => (false, false),
+        };
+        connection.close(&mut self.pipes, reset);
+        self.connections -= 1;
+        self.fleet.connection_closed(proxy);
+    }
+}

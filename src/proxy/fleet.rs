@@ -1,0 +1,297 @@
+//! What all workers share: the proxies with their upstreams and counters, the room for connections,
+//! and the mailboxes through which the stop reaches the workers.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::listener::{self, Listener};
+use super::stats::{Counters, Totals};
+use super::upstream::Upstream;
+use crate::sys::{self, socket};
+use crate::systemd::listen_fds::PassedFd;
+use crate::{Error, Result, config};
+
+/// File descriptors that are not a connection's: listeners, epolls, log, pipes.
+const RESERVED_FDS: u64 = 512;
+const FDS_PER_CONNECTION: u64 = 2;
+
+/// How long handshakes that had begun may take to their end.
+const HANDSHAKE: Duration = Duration::from_secs(1);
+const HANDSHAKE_LOOK: Duration = Duration::from_millis(5);
+/// How often to look whether the stop is hurried while backlogs are served.
+const REFUSE_LOOK: Duration = Duration::from_millis(50);
+/// How long a worker may take to close its listeners, whoever stands in their backlogs.
+const REFUSE_LAST: Duration = Duration::from_millis(500);
+
+/// Everything that the workers share.
+pub struct Fleet {
+    /// In the order of their names.
+    pub proxies: Vec<Proxy>,
+    /// When the clock of all workers began.
+    pub epoch: Instant,
+    pub(super) mailboxes: Vec<Mailbox>,
+    /// How many connections fit the file descriptor limit, all proxies together.
+    pub(super) limit: u32,
+    pub(super) active: AtomicU32,
+    pub(super) next_id: AtomicU64,
+    /// How long connections live after the stop was hurried.
+    pub(super) hurry: Duration,
+    listening: AtomicUsize,
+    pub(super) ended_in_drain: AtomicU64,
+    change: Mutex<()>,
+    changed: Condvar,
+}
+
+/// One proxy, shared by all workers.
+pub struct Proxy {
+    /// As the administrator wrote it.
+    pub config: config::Proxy,
+    /// In the order of the configuration.
+    pub upstreams: Vec<Upstream>,
+    pub(super) counters: Vec<Counters>,
+    pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
+    pub(super) active: AtomicU32,
+    pub(super) rotation: AtomicUsize,
+    pub(super) draining: AtomicBool,
+    /// The number of connections at which accepting last had to wait; 0: it doesn't.
+    pub(super) full_at: AtomicU32,
+}
+
+/// A worker's way to be told something.
+pub(super) struct Mailbox {
+    pub wake: EventFd,
+    commands: Mutex<Vec<Command>>,
+}
+
+/// What the stop asks of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Command {
+    /// Serve the backlog and close the listeners, at `until` at the latest.
+    Refuse { until: Instant },
+    /// Drain the connections of a proxy and cut what is left at the deadline.
+    Drain { proxy: usize, since: Instant, deadline: Instant },
+}
+
+impl Fleet {
+    /// Opens all listeners. Nothing is accepted before the workers run.
+    ///
+    /// # Errors
+    /// What is wrong with the first listener that could not be opened; none is open then.
+    pub fn open(
+        config: &config::Config,
+        workers: usize,
+        fd_limit: u64,
+        hurry: Duration,
+        passed: &mut Vec<PassedFd>,
+    ) -> Result<Fleet> {
+        let open = |proxy: &config::Proxy| Proxy::open(proxy.clone(), workers, passed);
+        let mailbox = |_| {
+            let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+            let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
+            Ok(Mailbox { wake, commands: Mutex::default() })
+        };
+        Ok(Fleet {
+            proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
+            epoch: Instant::now(),
+            mailboxes: (0..workers).map(mailbox).collect::<Result<_>>()?,
+            limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
+                as u32,
+            active: AtomicU32::new(0),
+            next_id: AtomicU64::new(1),
+            hurry,
+            listening: AtomicUsize::new(0),
+            ended_in_drain: AtomicU64::new(0),
+            change: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Connections that live, of all proxies.
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    /// How many connections fit the limit on file descriptors.
+    pub fn room(&self) -> u32 {
+        self.limit
+    }
+
+    /// Connections that have ended since the drain began, however they did.
+    pub fn ended_in_drain(&self) -> u64 {
+        self.ended_in_drain.load(Relaxed)
+    }
+
+    /// How many workers share it.
+    pub fn workers(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
+    /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
+    /// left as they are. Returns when it is done, or false at `until`, which comes at once when the
+    /// stop is `hurried`.
+    pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
+        let mut ports = Vec::new();
+        for proxy in &self.proxies {
+            for listener in lock(&proxy.listeners).drain(..).filter(|l| !l.passed) {
+                // Without the filter the backlog is served all the same; only the instant of the
+                // close is less exact.
+                let _ = socket::refuse_new(listener.as_fd());
+                ports.extend(socket::local_address(listener.as_fd()).map(|a| a.port()));
+            }
+        }
+        let settled = until.min(Instant::now() + HANDSHAKE);
+        while sys::handshakes::pending(&ports) && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false)
+        {
+            if Instant::now() >= settled {
+                break;
+            }
+        }
+        self.tell_all(Command::Refuse { until });
+        let shut = || self.listening.load(Relaxed) == 0;
+        while !hurried() && Instant::now() < until {
+            if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
+                return true;
+            }
+        }
+        self.tell_all(Command::Refuse { until: Instant::now() });
+        self.wait_until(Instant::now() + REFUSE_LAST, shut)
+    }
+
+    /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
+    pub fn drain(&self, deadline_of: impl Fn(&config::Drain) -> Duration) {
+        let since = Instant::now();
+        for (index, proxy) in self.proxies.iter().enumerate() {
+            proxy.draining.store(true, Relaxed);
+            let deadline = since + deadline_of(&proxy.config.drain);
+            self.tell_all(Command::Drain { proxy: index, since, deadline });
+        }
+    }
+
+    /// Waits until `true` or `until`; looked at whenever a listener closes or the last connection
+    /// ends.
+    pub fn wait_until(&self, until: Instant, done: impl Fn() -> bool) -> bool {
+        let mut guard = lock(&self.change);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match done() {
+                true => return true,
+                false if left.is_zero() => return false,
+                false => {
+                    guard = self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            }
+        }
+    }
+
+    fn tell_all(&self, command: Command) {
+        for mailbox in &self.mailboxes {
+            lock(&mailbox.commands).push(command);
+            // Fails only when the counter is full, and then it is readable.
+            let _ = mailbox.wake.write(1);
+        }
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listening.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn listener_closed(&self) {
+        self.listening.fetch_sub(1, Relaxed);
+        self.notify();
+    }
+
+    /// Takes the place of one connection in `proxy`, if there is one.
+    pub(super) fn admit(&self, proxy: &Proxy) -> bool {
+        let one_more = |n| (n < proxy.limit()).then(|| n + 1);
+        self.active() < self.limit && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// Gives the place back: nobody stood in the backlog.
+    pub(super) fn not_admitted(&self, proxy: &Proxy) {
+        proxy.active.fetch_sub(1, Relaxed);
+    }
+
+    /// A connection that was admitted is there.
+    pub(super) fn connection_opened(&self) {
+        self.active.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn connection_closed(&self, proxy: &Proxy) {
+        proxy.active.fetch_sub(1, Relaxed);
+        if self.active.fetch_sub(1, Relaxed) == 1 {
+            self.notify();
+        }
+    }
+
+    fn notify(&self) {
+        drop(lock(&self.change));
+        self.changed.notify_all();
+    }
+
+    /// Whether `proxy` may take in one more.
+    pub(super) fn has_room(&self, proxy: &Proxy) -> bool {
+        self.active() < self.limit && proxy.active() < proxy.limit()
+    }
+}
+
+impl Mailbox {
+    pub fn take(&self) -> Vec<Command> {
+        // Empties the counter; EAGAIN says that it was empty.
+        let _ = self.wake.read();
+        std::mem::take(&mut *lock(&self.commands))
+    }
+}
+
+impl Proxy {
+    fn open(config: config::Proxy, workers: usize, passed: &mut Vec<PassedFd>) -> Result<Proxy> {
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            listeners.extend(listener::open(&config.name, address, passed)?.into_iter().map(Arc::new));
+        }
+        let upstream =
+            |a: &config::UpstreamAddress| Ok(Upstream::new(listener::upstream_address(a)?, a.to_string()));
+        Ok(Proxy {
+            upstreams: config.upstream.iter().map(upstream).collect::<Result<_>>()?,
+            counters: (0..workers).map(|_| Counters::default()).collect(),
+            listeners: Mutex::new(listeners),
+            active: AtomicU32::new(0),
+            rotation: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            full_at: AtomicU32::new(0),
+            config,
+        })
+    }
+
+    /// Connections that live, those that wait for their upstream included.
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    fn limit(&self) -> u32 {
+        self.config.max_connections.unwrap_or(u32::MAX)
+    }
+
+    /// The sums of what all workers counted.
+    pub fn totals(&self) -> Totals {
+        Totals::of(&self.counters)
+    }
+
+    /// Its drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// The addresses that it takes connections on.
+    pub fn listening_on(&self) -> Vec<String> {
+        lock(&self.listeners).iter().map(|l| l.name.clone()).collect()
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

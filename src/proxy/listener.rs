@@ -1,0 +1,156 @@
+//! Listeners: bound here or passed by systemd, shared by all workers.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::UnixAddr;
+
+use crate::config::{ListenAddress, UnixPath, UpstreamAddress};
+use crate::sys::socket::{self, Address};
+use crate::systemd::listen_fds::PassedFd;
+use crate::{Error, Exit, Result};
+
+/// A listening socket. Dropping the last reference closes it and removes the socket file that
+/// [`open`] made.
+pub struct Listener {
+    fd: OwnedFd,
+    /// The address that it is bound to.
+    pub name: String,
+    /// It belongs to a .socket unit: systemd keeps it open and its backlog waits for the next start.
+    pub passed: bool,
+    file: Option<SocketFile>,
+}
+
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Listener {
+    fn new(fd: OwnedFd, passed: bool, file: Option<SocketFile>) -> Listener {
+        let name = socket::local_name(fd.as_fd());
+        Listener { fd, name, passed, file }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file
+            && identity(&file.path) == Some(file.identity)
+        {
+            // Left in place it does no harm: the next start finds nobody behind it and replaces it.
+            let _ = fs::remove_file(&file.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// Opens the listeners of one address: binds it, or takes those of that name out of `passed`.
+///
+/// # Errors
+/// Exit 71: the system refused, the message names the address. Exit 78: no such name was passed, or
+/// what was passed is no listening stream socket.
+pub fn open(proxy: &str, address: &ListenAddress, passed: &mut Vec<PassedFd>) -> Result<Vec<Listener>> {
+    match address {
+        ListenAddress::Tcp(tcp) => {
+            let fd =
+                socket::listen_on(&Address::Tcp(*tcp)).map_err(|e| refused(proxy, &tcp.to_string(), e))?;
+            Ok(vec![Listener::new(fd, false, None)])
+        }
+        ListenAddress::Unix(unix) => Ok(vec![open_unix(proxy, unix)?]),
+        ListenAddress::Systemd(name) => take_passed(proxy, name, passed),
+    }
+}
+
+fn refused(proxy: &str, address: &str, errno: Errno) -> Error {
+    let hint = match errno {
+        Errno::EADDRINUSE => " (another program listens there)",
+        Errno::EACCES => " (ports below 1024 need CAP_NET_BIND_SERVICE, socket files a writable directory)",
+        Errno::EADDRNOTAVAIL => " (no interface of this machine has that address)",
+        _ => "",
+    };
+    Error::system(format!("proxy {proxy}: listening on {address}{hint}"), errno)
+}
+
+fn open_unix(proxy: &str, unix: &UnixPath) -> Result<Listener> {
+    let address = Address::Unix(unix_address(unix)?);
+    let failed = |e| refused(proxy, &unix.to_string(), e);
+    let UnixPath::Path(path) = unix else {
+        return Ok(Listener::new(socket::listen_on(&address).map_err(failed)?, false, None));
+    };
+    let fd = match socket::listen_on(&address) {
+        Err(Errno::EADDRINUSE) if is_stale(path, &address) => {
+            fs::remove_file(path).map_err(|e| {
+                Error::system(format!("proxy {proxy}: removing the stale {}", path.display()), e)
+            })?;
+            socket::listen_on(&address)
+        }
+        result => result,
+    }
+    .map_err(failed)?;
+    // Like a TCP port: whoever may enter the directory may connect. A .socket unit can do it finer.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+        .map_err(|e| Error::system(format!("proxy {proxy}: setting the mode of {}", path.display()), e))?;
+    let file = identity(path).map(|identity| SocketFile { path: path.clone(), identity });
+    Ok(Listener::new(fd, false, file))
+}
+
+/// A socket file that nobody listens on any more: left behind by a process that was killed.
+fn is_stale(path: &Path, address: &Address) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    is_socket && matches!(socket::start_connect(address), Err(Errno::ECONNREFUSED))
+}
+
+fn take_passed(proxy: &str, name: &str, passed: &mut Vec<PassedFd>) -> Result<Vec<Listener>> {
+    let (ours, others) = std::mem::take(passed).into_iter().partition(|p| p.name == name);
+    *passed = others;
+    let ours: Vec<PassedFd> = ours;
+    if ours.is_empty() {
+        let hint = "a .socket unit with FileDescriptorName= of that name, started before the service";
+        return Err(Error::new(
+            Exit::Config,
+            format!("proxy {proxy}: systemd passed no socket named {name}: it needs {hint}"),
+        ));
+    }
+    ours.into_iter().map(|PassedFd { fd, .. }| adopt(proxy, name, fd)).collect()
+}
+
+fn adopt(proxy: &str, name: &str, fd: OwnedFd) -> Result<Listener> {
+    if !socket::is_listening_stream(fd.as_fd()) {
+        let message = format!(
+            "proxy {proxy}: the socket {name} that systemd passed is not a listening stream socket: it needs ListenStream= and Accept=no"
+        );
+        return Err(Error::new(Exit::Config, message));
+    }
+    socket::prepare_listener(&fd)
+        .map_err(|e| Error::system(format!("proxy {proxy}: preparing the passed socket {name}"), e))?;
+    Ok(Listener::new(fd, true, None))
+}
+
+/// An upstream's address as the system calls want it.
+pub fn upstream_address(address: &UpstreamAddress) -> Result<Address> {
+    match address {
+        UpstreamAddress::Tcp(tcp) => Ok(Address::Tcp(*tcp)),
+        UpstreamAddress::Unix(unix) => unix_address(unix).map(Address::Unix),
+    }
+}
+
+fn unix_address(unix: &UnixPath) -> Result<UnixAddr> {
+    let made = match unix {
+        UnixPath::Path(path) => UnixAddr::new(path),
+        UnixPath::Abstract(name) => UnixAddr::new_abstract(name.as_bytes()),
+    };
+    made.map_err(|e| Error::new(Exit::Config, format!("the address {unix}: {e}")))
+}

@@ -1,0 +1,394 @@
+//! A worker: one thread, one epoll, and the connections that live and die on it.
+//!
+//! Sockets are registered once, edge-triggered, for both directions; what an edge said is remembered
+//! in the flows. Invariant: no call of the loop blocks but epoll_wait, and that has a bound.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use slog::{Logger, debug};
+
+use super::accept::Door;
+use super::connection::{Connection, Turn};
+use super::drain::{Goodbye, Plan};
+use super::ending::Failures;
+use super::fleet::{Fleet, Proxy};
+use super::pipes::Pipes;
+use super::slab::{self, Key, Slab};
+use super::stats::Counters;
+use super::timers::Timers;
+use super::upstream::Probe;
+use crate::event::Event;
+use crate::lifecycle::{StopLevel, StopToken};
+use crate::{Error, Result};
+
+const EVENTS_PER_WAIT: usize = 256;
+/// The longest wait without a watchdog: nothing depends on it.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long to wait for what ran out: file descriptors, ports, room in a backlog. Milliseconds.
+pub(super) const RETRY_SCARCE: u64 = 50;
+
+pub(super) const SOCKET_EVENTS: EpollFlags =
+    EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT).union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
+
+/// What a slot of the table holds.
+pub(super) enum Entry {
+    Connection(Connection),
+    /// A background try whether an upstream that is down takes connections again.
+    Probe(Probe),
+}
+
+/// Which socket of an entry an event is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// What an event is for, as the 64 bits that epoll keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Entry(Key, Side),
+    Door(u32),
+    Mailbox,
+    Stop,
+}
+
+pub(super) struct Worker {
+    pub fleet: Arc<Fleet>,
+    pub index: usize,
+    pub log: Logger,
+    pub epoll: Epoll,
+    pub table: Slab<Entry>,
+    pub connections: usize,
+    pub timers: Timers,
+    pub pipes: Pipes,
+    pub doors: Vec<Option<Door>>,
+    /// Connections with more to move at once.
+    pub ready: VecDeque<Key>,
+    /// One a proxy, while it drains.
+    pub plans: Vec<Option<Plan>>,
+    pub hurried: bool,
+    pub failures: Failures,
+    /// Milliseconds since the fleet's epoch, read once a turn of the loop.
+    pub now: u64,
+}
+
+/// Runs worker `index` until the stop token has fired and its last connection has ended.
+///
+/// # Errors
+/// Exit 71 when the system refuses what every worker needs: an epoll.
+pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Result<()> {
+    let epoll =
+        Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
+    let mut worker = Worker {
+        plans: vec![None; fleet.proxies.len()],
+        fleet,
+        index,
+        log,
+        epoll,
+        table: Slab::default(),
+        connections: 0,
+        timers: Timers::default(),
+        pipes: Pipes::default(),
+        doors: Vec::new(),
+        ready: VecDeque::new(),
+        hurried: false,
+        failures: Failures::default(),
+        now: 0,
+    };
+    let watch = |fd: std::os::fd::BorrowedFd<'_>, flags, source: Source| {
+        let event = EpollEvent::new(flags, source.to_bits());
+        worker.epoll.add(fd, event).map_err(|e| Error::system("watching an eventfd", e))
+    };
+    watch(stop.as_fd(), EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Source::Stop)?;
+    watch(worker.fleet.mailboxes[index].wake.as_fd(), EpollFlags::EPOLLIN, Source::Mailbox)?;
+    worker.open_doors()?;
+    worker.work(stop)
+}
+
+impl Worker {
+    fn work(&mut self, stop: &StopToken) -> Result<()> {
+        let mut events = vec![EpollEvent::empty(); EVENTS_PER_WAIT];
+        let longest = stop.beat_interval().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
+        self.now = self.clock();
+        while !(stop.level() >= StopLevel::Stopping && self.connections == 0 && self.is_shut()) {
+            let timeout = self.timeout(longest.as_millis() as u64);
+            let n = match self.epoll.wait(&mut events, timeout) {
+                Ok(n) => n,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(errno) => return Err(Error::system("waiting for events", errno)),
+            };
+            stop.beat();
+            self.now = self.clock();
+            for event in &events[..n] {
+                self.dispatch(Source::from_bits(event.data()), event.events(), stop);
+            }
+            for _ in 0..self.ready.len() {
+                let Some(key) = self.ready.pop_front() else { break };
+                if let Some(connection) = self.connection(key) {
+                    connection.queued = false;
+                }
+                self.advance(key);
+            }
+            while let Some((at, key)) = self.timers.due(self.now) {
+                self.timer(at, key);
+            }
+            self.tend_doors();
+        }
+        Ok(())
+    }
+
+    fn clock(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    pub(super) fn at(&self, instant: Instant) -> u64 {
+        instant.saturating_duration_since(self.fleet.epoch).as_millis() as u64
+    }
+
+    fn timeout(&self, longest: u64) -> EpollTimeout {
+        let mut wait = match self.timers.next() {
+            _ if !self.ready.is_empty() => 0,
+            Some(at) => at.saturating_sub(self.now).min(longest),
+            None => longest,
+        };
+        if self.doors_wait() {
+            wait = wait.min(RETRY_SCARCE);
+        }
+        EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn dispatch(&mut self, source: Source, flags: EpollFlags, stop: &StopToken) {
+        match source {
+            Source::Entry(key, side) => self.socket_event(key, side, flags),
+            Source::Door(index) => self.accept_some(index as usize),
+            Source::Mailbox => self.read_mail(),
+            Source::Stop if stop.level() == StopLevel::Hurried => self.hurry(),
+            Source::Stop => {}
+        }
+    }
+
+    fn socket_event(&mut self, key: Key, side: Side, flags: EpollFlags) {
+        let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
+        let readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | broken);
+        let writable = flags.intersects(EpollFlags::EPOLLOUT | broken);
+        let connection = match self.table.get_mut(key) {
+            Some(Entry::Connection(connection)) => connection,
+            Some(Entry::Probe(_)) => return self.probe_decided(key),
+            None => return,
+        };
+        if side == Side::Server && connection.connect_until.is_some() {
+            return if writable {
+                self.connect_decided(key)
+            };
+        }
+        let (up, down) = (&mut connection.to_upstream.flow, &mut connection.to_client.flow);
+        let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
+        if readable {
+            source.source_ready();
+        }
+        if writable {
+            sink.sink_ready();
+        }
+        if side == Side::Client {
+            connection.client_ended |= flags.intersects(EpollFlags::EPOLLRDHUP | broken);
+            // EPOLLHUP alone is no error: a UNIX client that has sent all and closed.
+            connection.client_broke |= flags.contains(EpollFlags::EPOLLERR);
+            if connection.client_broke && connection.connect_until.is_some() {
+                return self.end(key, End::Broken);
+            }
+        }
+        self.advance(key);
+    }
+
+    /// Relays what can be relayed, and ends the connection if it is over.
+    pub(super) fn advance(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        if connection.connect_until.is_some() {
+            return;
+        }
+        let sent = (connection.to_upstream.flow.bytes, connection.to_client.flow.bytes);
+        let turn = connection.relay(&mut self.pipes, self.now);
+        let counters = &self.fleet.proxies[usize::from(connection.proxy)].counters[self.index];
+        counters.bytes_to_upstream.add(connection.to_upstream.flow.bytes - sent.0);
+        counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
+        match turn {
+            // Nothing of the client will come any more, and nothing can go to it.
+            Turn::Waits if connection.client_broke => self.end(key, End::Broken),
+            Turn::Waits => {}
+            Turn::More => {
+                if !std::mem::replace(&mut connection.queued, true) {
+                    self.ready.push_back(key);
+                }
+            }
+            Turn::NoPipe => self.arm(key, self.now + RETRY_SCARCE),
+            Turn::Failed(errno) => {
+                debug!(self.log, "relay broke off: {}", errno.desc(); Event::RelayFailed,
+                    "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id);
+                self.end(key, End::Broken);
+            }
+            Turn::Ended if connection.broken => self.end(key, End::Broken),
+            // The FIN of a goodbye is answered by the client's, which is waited for within a bound.
+            Turn::Ended if connection.goodbye != Goodbye::None && !connection.client_ended => {
+                if !matches!(connection.goodbye, Goodbye::Client(_)) {
+                    connection.goodbye = Goodbye::Client(self.now);
+                }
+                self.look_at_drain(key);
+            }
+            Turn::Ended => self.end(key, End::Done),
+        }
+    }
+
+    fn timer(&mut self, at: u64, key: Key) {
+        match self.table.get_mut(key) {
+            Some(Entry::Probe(_)) => self.probe_due(key),
+            Some(Entry::Connection(connection)) if connection.wake_at == at => {
+                connection.wake_at = u64::MAX;
+                match connection.connect_until {
+                    Some(_) => self.connect_due(key),
+                    None => {
+                        self.advance(key);
+                        self.look_at_idle(key);
+                    }
+                }
+                self.look_at_drain(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks at an entry again at `at`, or earlier if that was asked for already.
+    pub(super) fn arm(&mut self, key: Key, at: u64) {
+        if let Some(Entry::Connection(connection)) = self.table.get_mut(key) {
+            if at >= connection.wake_at {
+                return;
+            }
+            connection.wake_at = at;
+        }
+        self.timers.arm(at, key);
+    }
+
+    pub(super) fn look_at_idle(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let Some(limit) = proxy.config.idle_timeout else { return };
+        let due = connection.last + limit.as_millis() as u64;
+        if due <= self.now { self.end(key, End::Idle) } else { self.arm(key, due) }
+    }
+
+    pub(super) fn proxy(&self, index: u16) -> &Proxy {
+        &self.fleet.proxies[usize::from(index)]
+    }
+
+    pub(super) fn counters(&self, proxy: u16) -> &Counters {
+        &self.proxy(proxy).counters[self.index]
+    }
+
+    pub(super) fn connection(&mut self, key: Key) -> Option<&mut Connection> {
+        match self.table.get_mut(key) {
+            Some(Entry::Connection(connection)) => Some(connection),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Leaves nothing to do after an orderly end. After a panic or an error the peers see a reset,
+    /// not an end that passes for the whole, and nobody waits for what this worker had.
+    fn drop(&mut self) {
+        for key in self.table.keys() {
+            if let Some(Entry::Connection(connection)) = self.table.remove(key) {
+                let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+                if let Some(upstream) = connection.upstream {
+                    proxy.upstreams[usize::from(upstream)].leave();
+                }
+                connection.close(&mut self.pipes, (true, true));
+                self.fleet.connection_closed(proxy);
+            }
+        }
+        for index in 0..self.doors.len() {
+            self.shut_door(index);
+        }
+    }
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Both directions ended.
+    Done,
+    /// The goodbye was said and waited for.
+    Goodbye,
+    /// No byte moved for idle_timeout.
+    Idle,
+    /// A peer broke off, so the other learns the same.
+    Broken,
+    /// No upstream took it.
+    Failed,
+    /// Cut at the deadline, by a reset where `reset` says so.
+    Cut { reset: bool },
+}
+
+impl End {
+    pub fn word(self) -> &'static str {
+        match self {
+            End::Done => "done",
+            End::Goodbye => "goodbye",
+            End::Idle => "idle",
+            End::Broken => "broken",
+            End::Failed => "failed",
+            End::Cut { .. } => "cut",
+        }
+    }
+}
+
+const NOT_AN_ENTRY: u64 = slab::END as u64;
+
+impl Source {
+    pub fn to_bits(self) -> u64 {
+        match self {
+            Source::Entry(key, side) => {
+                u64::from(key.generation) << 32 | u64::from(key.slot) << 1 | u64::from(side == Side::Server)
+            }
+            Source::Door(index) => NOT_AN_ENTRY << 32 | u64::from(index) << 2,
+            Source::Mailbox => NOT_AN_ENTRY << 32 | 1,
+            Source::Stop => NOT_AN_ENTRY << 32 | 2,
+        }
+    }
+
+    fn from_bits(bits: u64) -> Source {
+        let low = bits as u32;
+        match (bits >> 32, low & 3) {
+            (NOT_AN_ENTRY, 0) => Source::Door(low >> 2),
+            (NOT_AN_ENTRY, 1) => Source::Mailbox,
+            (NOT_AN_ENTRY, _) => Source::Stop,
+            (generation, _) => {
+                let key = Key { slot: low >> 1, generation: generation as u32 };
+                Source::Entry(key, if low & 1 == 0 { Side::Client } else { Side::Server })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_survives_the_64_bits() {
+        let key = Key { slot: (1 << 31) - 1, generation: u32::MAX - 1 };
+        for source in [
+            Source::Entry(key, Side::Client),
+            Source::Entry(Key { slot: 0, generation: 0 }, Side::Server),
+            Source::Door(7),
+            Source::Mailbox,
+            Source::Stop,
+        ] {
+            assert_eq!(Source::from_bits(source.to_bits()), source);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The time of day where this machine stands, for people who read lines on a terminal.
+//!
+//! Not for measuring: that is [`std::time::Instant`].
+
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::libc;
+
+/// A time of day, shown as `12:03:04.123`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeOfDay {
+    hour: u8,
+    minute: u8,
+    second: u8,
+    millisecond: u16,
+}
+
+/// The local time of day at `now`, in the time zone of $TZ or /etc/localtime; see localtime(3). A
+/// `now` before 1970 counts as 1970.
+pub fn local_time(now: SystemTime) -> TimeOfDay {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = libc::time_t::try_from(since.as_secs()).unwrap_or_default();
+    let mut tm = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are valid for the call, and all-zero bytes are a valid `tm` (its one
+    // pointer may be null), so `tm` is initialised even if localtime_r fails. It reads the
+    // environment, which no thread of this program changes. The standard library has no time zones.
+    let tm = unsafe {
+        libc::localtime_r(&seconds, tm.as_mut_ptr());
+        tm.assume_init()
+    };
+    let part = |value: libc::c_int| u8::try_from(value).unwrap_or_default();
+    TimeOfDay {
+        hour: part(tm.tm_hour),
+        minute: part(tm.tm_min),
+        second: part(tm.tm_sec),
+        millisecond: since.subsec_millis() as u16,
+    }
+}
+
+impl fmt::Display for TimeOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02}:{:02}:{:02}.{:03}", self.hour, self.minute, self.second, self.millisecond)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn shows_a_time_of_day() {
+        let shown = local_time(UNIX_EPOCH + Duration::from_millis(1_000_000_007)).to_string();
+        // Zones differ by multiples of a quarter of an hour: 13:46:40 UTC.
+        assert!(shown.ends_with("1:40.007") || shown.ends_with("6:40.007"), "{shown}");
+        assert_eq!(shown.len(), 12);
+    }
+}

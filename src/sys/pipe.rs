@@ -1,0 +1,59 @@
+//! Pipes and splice(2): how payload moves from socket to socket without entering user memory.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+
+/// A pipe with both ends in this process.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity: u32,
+}
+
+impl Pipe {
+    /// A non-blocking, close-on-exec pipe of `wanted` bytes where the kernel allows, else of what
+    /// it gives: 64 KiB, or 8 KiB once the user's pages are over fs.pipe-user-pages-soft, see
+    /// pipe(7).
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn new(wanted: Option<u32>) -> Result<Pipe, Errno> {
+        let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        let grown = wanted.and_then(|size| fcntl(&write, FcntlArg::F_SETPIPE_SZ(size as i32)).ok());
+        let capacity = match grown {
+            Some(size) => size,
+            None => fcntl(&write, FcntlArg::F_GETPIPE_SZ)?,
+        };
+        Ok(Pipe { read, write, capacity: capacity as u32 })
+    }
+
+    /// How many bytes it takes at the most.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Moves what `source` has, up to the capacity, into the pipe, which must be empty: only then
+    /// does EAGAIN mean that the source has nothing. 0 is the end of the stream.
+    pub fn fill(&self, source: BorrowedFd<'_>) -> Result<usize, Errno> {
+        move_bytes(source, &self.write, self.capacity as usize)
+    }
+
+    /// Moves up to `len` bytes out of the pipe into `sink`.
+    pub fn empty(&self, sink: BorrowedFd<'_>, len: u32) -> Result<usize, Errno> {
+        move_bytes(&self.read, sink, len as usize)
+    }
+}
+
+fn move_bytes(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, len: usize) -> Result<usize, Errno> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    loop {
+        match splice(&from, None, &to, None, len, flags) {
+            Err(Errno::EINTR) => continue,
+            result => return result,
+        }
+    }
+}
