@@ -2,15 +2,12 @@
 //! step that hangs when asked to: `cargo run --no-default-features --example somedaemon -- --hang`,
 //! then Ctrl-C. With `--peer ADDRESS` the peer is somebody else than its own server.
 
-use std::env::args;
-use std::io::{Write, copy, sink};
+#![allow(clippy::unwrap_used, reason = "a poisoned lock is a bug of this example")]
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::process::ExitCode;
-use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
+use std::{env::args, io, io::Write, os::fd::AsFd, process::ExitCode, sync::Arc, sync::Mutex};
 
-use drained::lifecycle::{self, Handle, Lifecycle, Outcome, Phase, StepContext, StopLevel, StopToken};
+use drained::lifecycle::{self, Lifecycle, Outcome, Phase, StepContext, StopLevel, StopSwitch, StopToken};
 use drained::{Error, Result, systemd::journal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use slog::{Level, info};
@@ -46,13 +43,17 @@ fn somedaemon() -> Result<Outcome> {
     life.step(Phase::Drain, "goodbye-peer", 5 * SECOND, move |step| goodbye(&peer, step));
     life.step(Phase::Drain, "goodbye-clients", SECOND, move |step| goodbye(&left, step));
     if args().any(|a| a == "--hang") {
-        life.step(Phase::Finish, "hang", SECOND, |_| Ok(Barrier::new(2).wait()).map(drop));
+        let never = StopSwitch::new()?.token();
+        life.step(Phase::Finish, "hang", SECOND, move |_| tick(&Streams::default(), &never));
     }
     let [reports, words] = [(); 2].map(|()| log.clone());
     life.on_report(move || info!(reports, "{} clients", counted.lock().unwrap().len()));
     life.at_exit("last-words", move || info!(words, "these were the last words"));
     info!(log, "listening on {}", own);
-    let outcome = life.run(|handle| Ok(handle).map(Handle::ready));
+    let outcome = life.run(|handle| {
+        handle.ready();
+        Ok(())
+    });
     log_thread.flush(SECOND);
     Ok(outcome)
 }
@@ -65,8 +66,7 @@ fn accept(server: &TcpListener, clients: &Streams, stop: &StopToken) -> Result<(
         let mut fds = [server.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         poll(&mut fds, pause).map_err(|e| Error::system("poll", e))?;
         if fds[0].any() == Some(true) {
-            let (client, _) = server.accept().map_err(|e| Error::system("accept", e))?;
-            clients.lock().unwrap().push(client);
+            clients.lock().unwrap().push(server.accept().map_err(|e| Error::system("accept", e))?.0);
         }
     }
     Ok(())
@@ -93,7 +93,7 @@ fn goodbye(streams: &Streams, step: &StepContext) -> Result<()> {
     for mut stream in streams {
         let left = (step.deadline() - SECOND / 10).saturating_duration_since(Instant::now());
         let _ = stream.set_read_timeout(Some(left.max(SECOND / 1000)));
-        let _ = copy(&mut stream, &mut sink());
+        let _ = io::copy(&mut stream, &mut io::sink());
     }
     Ok(())
 }

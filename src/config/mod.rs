@@ -40,11 +40,13 @@ pub fn load(file: &Path) -> Result<Config, Errors> {
 /// A checked configuration. The default is the empty one: no proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
+    /// What concerns the process.
     pub daemon: Daemon,
     /// In the order of their names.
     pub proxies: Vec<Proxy>,
 }
 
+/// [daemon].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemon {
     /// 1 to 1024. None: one a core.
@@ -53,6 +55,7 @@ pub struct Daemon {
     pub control: Option<PathBuf>,
 }
 
+/// [proxy.NAME].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
     /// 1 to 64 characters of A-Z a-z 0-9 _ and -.
@@ -61,6 +64,7 @@ pub struct Proxy {
     pub listen: Vec<ListenAddress>,
     /// At least one, each once.
     pub upstream: Vec<UpstreamAddress>,
+    /// What its connections speak.
     pub protocol: Protocol,
     /// 1 ms to 24 h.
     pub connect_timeout: Duration,
@@ -68,7 +72,9 @@ pub struct Proxy {
     pub idle_timeout: Option<Duration>,
     /// None: what the file descriptor limit allows.
     pub max_connections: Option<u32>,
+    /// Whether upstreams are told the client's address.
     pub send_proxy: SendProxy,
+    /// How a stop of it goes.
     pub drain: Drain,
 }
 
@@ -100,35 +106,47 @@ impl Default for Drain {
 /// `0.0.0.0:80` and `[::]:80` stand side by side (IPV6_V6ONLY, see ipv6(7)).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
+    /// `IP:PORT`.
     Tcp(SocketAddr),
+    /// `unix:/path` or `unix:@name`.
     Unix(UnixPath),
     /// `systemd:NAME`: a listener passed by a .socket unit with FileDescriptorName=NAME.
     Systemd(String),
 }
 
+/// Where the connections of clients go to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
+    /// `IP:PORT`.
     Tcp(SocketAddr),
+    /// `unix:/path` or `unix:@name`.
     Unix(UnixPath),
 }
 
 /// `unix:/path`, or `unix:@name` in the abstract namespace, see unix(7). At most 107 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UnixPath {
+    /// Absolute.
     Path(PathBuf),
+    /// Without the `@`.
     Abstract(String),
 }
 
+/// What the connections of a proxy speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// Anything: bytes are not looked at.
     Tcp,
 }
 
 /// The PROXY protocol header that an upstream is told the client's address with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendProxy {
+    /// None is sent.
     Off,
+    /// As text.
     V1,
+    /// As binary.
     V2,
 }
 

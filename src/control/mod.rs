@@ -11,7 +11,7 @@ pub mod server;
 mod socket;
 pub mod status;
 
-pub use server::{Closer, ControlServer};
+pub use server::ControlServer;
 pub use status::Status;
 
 /// Where drainctl looks for the daemon that the packaged unit runs.

@@ -21,8 +21,10 @@ pub const LONGEST_REQUEST: usize = 64 << 10;
 /// The longest reply that a client takes, in bytes.
 pub const LONGEST_REPLY: usize = 16 << 20;
 
+/// What the daemon can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
+    /// How it is.
     Status,
 }
 
@@ -48,6 +50,7 @@ fn none<T>() -> Option<T> {
 impl Call {
     const ALL: [Call; 1] = [Call::Status];
 
+    /// As in the request.
     pub fn word(self) -> &'static str {
         match self {
             Call::Status => "status",

@@ -4,8 +4,7 @@
 //! backlog. A client that says nothing, or takes nothing, is closed after a while; what it sends
 //! is bounded by [`LONGEST_REQUEST`], and it is answered one request at a time.
 //!
-//! The thread works through the whole drain, so its end is not that of the stop token: it ends
-//! when its [`Closer`] says so.
+//! The thread works through the whole drain and ends when its [`Running`] says so.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
@@ -18,12 +17,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use slog::{Logger, debug, warn};
+use slog::{Logger, debug, error, warn};
 
 use super::Status;
 use super::connection::{Connection, Next};
 use super::socket::{self, SocketFile};
-use crate::lifecycle::StopToken;
 use crate::{Error, Result};
 
 #[cfg(doc)]
@@ -49,13 +47,9 @@ pub struct ControlServer {
     _file: SocketFile,
 }
 
-/// Ends a [`ControlServer`] from any thread. Cheap to clone.
-#[derive(Clone)]
-pub struct Closer(Arc<EventFd>);
-
 /// A server on a thread of its own.
 pub struct Running {
-    closer: Closer,
+    closed: Arc<EventFd>,
     ended: Receiver<Result<()>>,
 }
 
@@ -78,53 +72,39 @@ impl ControlServer {
         self
     }
 
-    pub fn closer(&self) -> Closer {
-        Closer(Arc::clone(&self.closed))
-    }
-
-    /// Serves until the closer says so, on a worker of the life cycle: shows life through `stop`.
-    /// The stop itself does not end it, since a draining daemon wants to be asked how far it is.
-    pub fn serve(self, stop: StopToken, log: Logger, status: impl Fn() -> Status + Send) -> Result<()> {
-        let interval = stop.beat_interval();
-        self.run(&|| stop.beat(), interval, &log, &status)
-    }
-
-    /// Serves on a thread of its own, which no phase of the stop waits for but the one that calls
-    /// [`Running::close`].
+    /// Serves on a thread of its own until [`Running::close`]: it is no worker that the stop joins
+    /// in the phase Drain, since a draining daemon wants to be asked how far it is.
+    ///
+    /// # Errors
+    /// Where the system refuses a thread: exit 71.
     pub fn start(self, log: Logger, status: impl Fn() -> Status + Send + 'static) -> Result<Running> {
-        let closer = self.closer();
+        let closed = Arc::clone(&self.closed);
         let (tell, ended) = mpsc::channel();
         thread::Builder::new()
             .name("control".to_string())
             .spawn(move || {
-                let result = self.run(&|| {}, None, &log, &status);
+                let result = self.run(&log, &status);
+                if let Err(error) = &result {
+                    error!(log, "drainctl is not answered any more: {error}");
+                }
                 // The socket's file is gone when the end is told.
                 drop(self);
                 // Nobody listens where Running was dropped.
                 let _ = tell.send(result);
             })
             .map_err(|e| Error::system("cannot start the control thread", e))?;
-        Ok(Running { closer, ended })
+        Ok(Running { closed, ended })
     }
 
-    fn run(
-        &self,
-        beat: &dyn Fn(),
-        interval: Option<Duration>,
-        log: &Logger,
-        status: &dyn Fn() -> Status,
-    ) -> Result<()> {
+    fn run(&self, log: &Logger, status: &dyn Fn() -> Status) -> Result<()> {
         let mut clients: Vec<Connection> = Vec::new();
         let mut rests_until: Option<Instant> = None;
         loop {
-            beat();
             let now = Instant::now();
             rests_until = rests_until.filter(|until| *until > now);
             let accepting = rests_until.is_none() && clients.len() < MOST_CLIENTS;
             let nearest = clients.iter().map(Connection::deadline).chain(rests_until).min();
             let wait = nearest.map(|at| at.saturating_duration_since(now));
-            // Twice an interval, so that a late wake-up is still in time.
-            let wait = wait.into_iter().chain(interval.map(|i| i / 2)).min();
             let at_once = clients.iter().any(Connection::has_request);
             let wait = if at_once { Some(Duration::ZERO) } else { wait };
             let ready = wait_for(&self.closed, accepting.then_some(&self.listener), &clients, wait)?;
@@ -166,22 +146,12 @@ impl ControlServer {
     }
 }
 
-impl Closer {
-    /// Ends the server soon, whatever it does. May be called again.
-    pub fn close(&self) {
-        // Fails only where the counter is full, and then the server has been told.
-        let _ = self.0.write(1);
-    }
-}
-
 impl Running {
-    pub fn closer(&self) -> Closer {
-        self.closer.clone()
-    }
-
-    /// Ends the thread and waits for it, at most `bound`. None if it is left behind.
+    /// Ends the thread, whatever its clients do, and waits for it, at most `bound`. None if it is
+    /// left behind.
     pub fn close(self, bound: Duration) -> Option<Result<()>> {
-        self.closer.close();
+        // Fails only where the counter is full, and then the thread has been told.
+        let _ = self.closed.write(1);
         self.ended.recv_timeout(bound).ok()
     }
 }
@@ -231,28 +201,7 @@ impl AsFd for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use super::*;
-
-    /// Without any client, life is shown at least once an interval.
-    #[test]
-    fn a_server_without_clients_shows_life() {
-        let path = std::env::temp_dir().join(format!("drained-beat-{}.sock", std::process::id()));
-        let server = ControlServer::bind(&path, MODE).expect("binds");
-        let (closer, beats) = (server.closer(), AtomicU32::new(0));
-        let (start, interval) = (Instant::now(), Duration::from_millis(20));
-        let beat = || {
-            if beats.fetch_add(1, Ordering::Relaxed) == 10 {
-                closer.close();
-            }
-        };
-        let log = Logger::root(slog::Discard, slog::o!());
-        server.run(&beat, Some(interval), &log, &|| unreachable!("nobody asks")).expect("ends");
-        assert!(beats.load(Ordering::Relaxed) > 10);
-        // Neither in a busy loop nor only when something happens.
-        assert!(start.elapsed() >= 9 * (interval / 2), "{:?}", start.elapsed());
-    }
 
     #[test]
     fn a_wait_is_rounded_up() {

@@ -8,34 +8,48 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle;
 
+/// The whole object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Of the daemon, not of the one who asks.
     pub version: String,
+    /// Of the daemon.
     pub pid: u32,
+    /// Of the daemon.
     pub state: State,
     /// Seconds since the process started.
     pub uptime_s: u64,
+    /// From the process before this one.
     pub adopted: Adopted,
+    /// By their names.
     pub proxies: BTreeMap<String, ProxyStatus>,
 }
 
 /// What was taken over from the process before this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
+    /// How many.
     pub listeners: u64,
+    /// How many.
     pub connections: u64,
 }
 
+/// One proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyStatus {
+    /// Of this proxy alone; otherwise that of the daemon.
     pub state: State,
+    /// As the configuration writes it.
     pub protocol: String,
+    /// How many, of which kind.
     pub connections: Connections,
+    /// Relayed since the start.
     pub bytes: Bytes,
+    /// In the order of the configuration.
     pub upstreams: Vec<UpstreamStatus>,
 }
 
+/// Numbers of connections of one proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Open now.
@@ -52,16 +66,21 @@ pub struct Connections {
     pub failed: u64,
 }
 
+/// Numbers of bytes of one proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes {
+    /// Sent by clients.
     pub to_upstream: u64,
+    /// Sent by upstreams.
     pub to_client: u64,
 }
 
+/// One upstream of one proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamStatus {
     /// As the configuration writes it.
     pub address: String,
+    /// Whether it takes connections.
     pub state: UpstreamState,
     /// Open now.
     pub connections: u64,
@@ -71,17 +90,25 @@ pub struct UpstreamStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
+    /// Not yet ready.
     Starting,
+    /// Relaying.
     Running,
+    /// Relaying, while a new configuration is taken in.
     Reloading,
+    /// Stopping: connections at work may finish.
     Draining,
+    /// Stopping: connections live on in the next process.
     HandingOver,
 }
 
+/// Whether an upstream takes connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpstreamState {
+    /// It does, as far as is known.
     Up,
+    /// It does not; it is tried again in the background.
     Down,
 }
 
@@ -93,6 +120,7 @@ impl Status {
 }
 
 impl State {
+    /// As in the JSON.
     pub fn word(self) -> &'static str {
         match self {
             State::Starting => "starting",
@@ -118,6 +146,7 @@ impl From<lifecycle::State> for State {
 }
 
 impl UpstreamState {
+    /// As in the JSON.
     pub fn word(self) -> &'static str {
         match self {
             UpstreamState::Up => "up",

@@ -135,19 +135,19 @@ impl Core {
 
     /// The second signal: every deadline moves to `hurry` from now.
     pub(super) fn hurry(&self, caught: Caught) {
-        let mut facts = self.facts();
-        facts.hurried.get_or_insert_with(Instant::now);
-        let hurry = facts.hurry;
-        drop(facts);
+        let hurry = self.facts().hurry;
+        // Said first: what it wakes may be the end of the log.
+        warn!(self.log, "hurried by {}: what is left has {:?}", caught, hurry; Event::Hurried);
+        self.facts().hurried.get_or_insert_with(Instant::now);
         if self.switch.token().level() > StopLevel::Running {
             self.switch.raise(StopLevel::Hurried);
         }
         self.changed.notify_all();
-        warn!(self.log, "hurried by {}: what is left has {:?}", caught, hurry; Event::Hurried);
     }
 
     /// The third signal, or SIGQUIT: nothing more is waited for.
     pub(super) fn end_at_once(&self, caught: Caught) {
+        warn!(self.log, "{}: ending at once", caught; Event::Hurried);
         let mut facts = self.facts();
         let now = Instant::now();
         facts.hurried.get_or_insert(now);
@@ -157,7 +157,6 @@ impl Core {
         drop(facts);
         self.switch.raise(StopLevel::Hurried);
         self.changed.notify_all();
-        warn!(self.log, "{}: ending at once", caught; Event::Hurried);
     }
 
     /// Takes main or a worker in, before it begins. False once a stop has begun: it must not begin.

@@ -196,13 +196,16 @@ fn wait_until_closed(stream: &UnixStream) {
 
 #[test]
 fn more_clients_than_places_wait_for_their_turn() {
-    let served = Served::new(0, Duration::from_millis(500));
+    let patience = Duration::from_millis(500);
+    let served = Served::new(0, patience);
+    let start = Instant::now();
     let silent: Vec<_> = (0..MOST_CLIENTS).map(|_| served.connect()).collect();
     let mut waiting = served.connect();
     waiting.write_all(REQUEST).expect("writes");
     let mut line = String::new();
     BufReader::new(&waiting).read_line(&mut line).expect("an answer in the end");
     assert!(line.contains("\"ok\""), "{line}");
+    assert!(start.elapsed() >= patience, "one more than there are places was served at once");
     assert!(silent.iter().all(|stream| rest(stream).is_empty()));
 }
 

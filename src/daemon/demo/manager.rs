@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::{Error, Exit, Result};
@@ -83,6 +84,8 @@ impl Manager {
         let _ = thread::Builder::new().name("signals".into()).spawn(move || {
             let Ok(signal) = signals.wait() else { return };
             let _ = kill(pid, Signal::SIGKILL);
+            // Its end, left for the thread that waits for the child to collect.
+            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
             let _ = fs::remove_dir_all(&dir);
             let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
         });

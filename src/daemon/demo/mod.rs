@@ -54,7 +54,7 @@ pub fn run() -> Result<ExitCode> {
     ])?;
     manager.end_with_us_on_signals();
 
-    let show = Show { screen, address, manager, ready: false, notes: Notes::default() };
+    let show = Show { screen, address, manager, notes: Notes::default() };
     show.play()
 }
 
@@ -68,7 +68,10 @@ fn free_address() -> Result<SocketAddr> {
 /// What was seen and must have been.
 #[derive(Default)]
 struct Notes {
+    ready: bool,
     stopping_asked_for_time: bool,
+    /// The phase after Refuse has begun.
+    listener_closed: bool,
     refused: bool,
     exit: Option<std::process::ExitStatus>,
 }
@@ -77,7 +80,6 @@ struct Show {
     screen: Screen,
     address: SocketAddr,
     manager: Manager,
-    ready: bool,
     notes: Notes,
 }
 
@@ -85,15 +87,13 @@ impl Show {
     fn play(mut self) -> Result<ExitCode> {
         let started = self.manager.started();
         self.screen.heading("start: what the service manager sees", started);
-        self.follow_until(BOUND, |show| show.ready)?;
+        self.follow_until(BOUND, |show| show.notes.ready)?;
 
         let stop = Instant::now() + WORK;
         let clients = Clients::start(self.address, stop);
         self.screen.heading("at work", started);
         for second in 1..=WORK.as_secs() {
-            self.follow_for(
-                Duration::from_secs(second).saturating_sub(WORK.saturating_sub(stop - Instant::now())),
-            )?;
+            self.follow(stop - WORK + Duration::from_secs(second))?;
             self.screen.line(Instant::now(), "clients", &clients.figures());
         }
 
@@ -101,8 +101,8 @@ impl Show {
         self.screen.heading("stop: SIGTERM, with a deadline of 6 seconds", stop);
         self.manager.stop()?;
         self.screen.line(Instant::now(), "manager", "SIGTERM");
-        self.follow_until(BOUND, |show| show.notes.stopping_asked_for_time || show.notes.exit.is_some())?;
-        self.try_a_new_client()?;
+        self.follow_until(BOUND, |show| show.notes.listener_closed || show.notes.exit.is_some())?;
+        self.try_a_new_client();
         self.follow_until(DEADLINE + BOUND, |show| show.notes.exit.is_some())?;
 
         let fates = clients.fates(BOUND)?;
@@ -112,21 +112,16 @@ impl Show {
         Ok(if faults.is_empty() { Exit::Orderly } else { Exit::Software }.into())
     }
 
-    /// New connections are refused once the listener is closed: within a second of the stop.
-    fn try_a_new_client(&mut self) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < until {
-            let tried = TcpStream::connect_timeout(&self.address, Duration::from_millis(200));
-            if let Err(e) = tried
-                && e.kind() == ErrorKind::ConnectionRefused
-            {
-                self.notes.refused = true;
-                self.screen.line(Instant::now(), "clients", "a new client tries to connect: refused");
-                return Ok(());
-            }
-            self.follow_for(Duration::from_millis(20))?;
-        }
-        Ok(())
+    /// A new client is refused from the phase Drain on.
+    fn try_a_new_client(&mut self) {
+        let tried = TcpStream::connect_timeout(&self.address, BOUND);
+        self.notes.refused = tried.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+        let outcome = match tried {
+            Ok(_) => "connected".into(),
+            Err(_) if self.notes.refused => "refused".into(),
+            Err(e) => e.to_string(),
+        };
+        self.screen.line(Instant::now(), "clients", &format!("a new client tries to connect: {outcome}"));
     }
 
     fn faults(&self, fates: &[clients::Fate], stop: Instant) -> Vec<String> {
@@ -145,9 +140,8 @@ impl Show {
         faults
     }
 
-    /// Shows what happens for `time`.
-    fn follow_for(&mut self, time: Duration) -> Result<()> {
-        let until = Instant::now() + time;
+    /// Shows what happens until then.
+    fn follow(&mut self, until: Instant) -> Result<()> {
         while self.next(until)? {}
         Ok(())
     }
@@ -159,7 +153,7 @@ impl Show {
             if !self.next(until)? {
                 return Err(Error::new(
                     Exit::Software,
-                    format!("demo: the daemon did nothing new for {bound:?}"),
+                    format!("demo: the daemon let us wait for {bound:?}"),
                 ));
             }
         }
@@ -175,16 +169,20 @@ impl Show {
         };
         match happened {
             Happened::Notified(message) => {
-                self.ready |= message.lines().any(|l| l == "READY=1");
+                self.notes.ready |= message.lines().any(|l| l == "READY=1");
                 self.notes.stopping_asked_for_time |= message.lines().any(|l| l == "STOPPING=1")
                     && message.lines().any(|l| l.starts_with("EXTEND_TIMEOUT_USEC="));
                 self.screen.line(at, "notify", &message.lines().collect::<Vec<_>>().join(" "));
             }
-            Happened::Logged(line) => self.screen.line(at, "log", &line),
+            Happened::Logged(line) => {
+                self.notes.listener_closed |= line.contains(" phase=drain");
+                // The time line has a time of its own.
+                self.screen.line(at, "log", line.split_once(' ').map_or(&*line, |(_, rest)| rest));
+            }
             Happened::Exited(status) => {
                 self.screen.line(at, "manager", &format!("the daemon has ended: {status}"));
                 self.notes.exit = Some(status);
-                if !self.ready {
+                if !self.notes.ready {
                     return Err(gone());
                 }
             }

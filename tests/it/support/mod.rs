@@ -1,6 +1,15 @@
 //! What the tests share.
 
 pub mod container;
+pub mod daemon;
 pub mod image;
 pub mod load;
+pub mod manager;
+pub mod peers;
 pub mod scratch;
+
+use std::time::Duration;
+
+/// A bound for what must happen at once, long enough for a busy machine. A test that waits this
+/// long has failed.
+pub const SOON: Duration = Duration::from_secs(10);
