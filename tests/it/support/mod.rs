@@ -2,9 +2,11 @@
 
 pub mod container;
 pub mod daemon;
+pub mod drained;
 pub mod image;
 pub mod load;
 pub mod manager;
+pub mod peers;
 pub mod scratch;
 
 use std::time::Duration;
