@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod daemon;
+pub mod drained;
 pub mod image;
 pub mod load;
 pub mod manager;
