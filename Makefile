@@ -54,7 +54,7 @@ lint-unit:
 deb: ## The Debian package, in target/debian.
 	cargo build $(CARGO_FLAGS) --release --bins
 	rm -rf target/debian
-	cargo deb $(CARGO_FLAGS) --no-build
+	cargo deb $(CARGO_FLAGS) --no-build --dbgsym
 	lintian --allow-root --fail-on error,warning target/debian/drained_*.deb
 
 rpm: ## The RPM package, in target/generate-rpm.

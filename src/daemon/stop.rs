@@ -11,7 +11,7 @@ use super::{GRACE, report};
 use crate::config;
 use crate::control::server::Running;
 use crate::lifecycle::{Bound, Lifecycle, Phase, StepContext};
-use crate::proxy::Fleet;
+use crate::proxy::{Fleet, fault};
 use crate::systemd::manager;
 use crate::{Error, Exit, Result};
 
@@ -49,7 +49,7 @@ impl Stop {
         let fleet = self.fleet.clone();
         life.step(Phase::Refuse, "close-listeners", REFUSE + GRACE, move |context| {
             let until = context.deadline().min(Instant::now() + REFUSE);
-            match fleet.refuse(until) {
+            match fleet.refuse(until, || context.hurried()) {
                 true => Ok(()),
                 false => Err(Error::new(Exit::Software, "a worker did not close its listeners")),
             }
@@ -86,6 +86,7 @@ impl Stop {
 
     fn drain(&self, context: &StepContext) -> Result<()> {
         let fleet = &self.fleet;
+        fault::strike("step-hang", None);
         fleet.drain(|drain| self.deadline(drain));
         while fleet.active() > 0 && Instant::now() < context.deadline() {
             context.notifier().status(report::draining_text(fleet));

@@ -9,14 +9,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use slog::{error, info, warn};
+use slog::{info, warn};
 
 use super::connection::{Connection, Half};
 use super::drain::Goodbye;
+use super::fault;
 use super::fleet::lock;
 use super::listener::Listener;
 use super::upstream::Tried;
-use super::worker::{End, Entry, SOCKET_EVENTS, Side, Source, Worker};
+use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
 use crate::event::Event;
 use crate::sys::socket::{self, Peer};
 use crate::{Error, Result};
@@ -28,8 +29,8 @@ const ACCEPTS_PER_TURN: usize = 16;
 pub(super) struct Door {
     listener: Arc<Listener>,
     proxy: u16,
-    /// Not watched until there is room again.
-    waits: bool,
+    /// Not watched until there is room again, looked for from this time on.
+    waits: Option<u64>,
     /// It closes when its backlog is empty, at this time at the latest.
     closing: Option<u64>,
 }
@@ -39,7 +40,7 @@ impl Worker {
         let fleet = self.fleet.clone();
         for (proxy, index) in fleet.proxies.iter().zip(0..) {
             for listener in lock(&proxy.listeners).iter() {
-                let door = Door { listener: listener.clone(), proxy: index, waits: false, closing: None };
+                let door = Door { listener: listener.clone(), proxy: index, waits: None, closing: None };
                 self.doors.push(Some(door));
                 fleet.listener_opened();
                 self.watch_door(self.doors.len() - 1).map_err(|e| Error::system("watching a listener", e))?;
@@ -62,39 +63,56 @@ impl Worker {
 
     /// Some door must be looked at without an event.
     pub(super) fn doors_wait(&self) -> bool {
-        self.doors.iter().flatten().any(|door| door.waits || door.closing.is_some())
+        self.doors.iter().flatten().any(|door| door.waits.or(door.closing).is_some())
     }
 
     pub(super) fn accept_some(&mut self, index: usize) {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(Some(door)) = self.doors.get(index) else { return };
             let proxy = door.proxy;
-            if !self.fleet.connection_opens(self.proxy(proxy)) {
-                return self.wait_for_room(index, "max_connections or the file descriptor limit is reached");
+            if !self.fleet.admit(self.proxy(proxy)) {
+                let why = "max_connections or the file descriptor limit is reached";
+                return self.wait_for_room(index, self.now, why);
             }
-            let accepted = socket::accept(door.listener.as_fd());
-            if accepted.is_err() {
-                self.fleet.connection_closed(self.proxy(proxy));
-            }
-            match accepted {
-                Ok((client, peer)) => self.open(proxy, client, peer),
-                Err(Errno::EAGAIN) => return self.backlog_is_empty(index),
-                Err(Errno::EMFILE | Errno::ENFILE) => {
-                    return self.wait_for_room(index, "file descriptors ran out");
+            let errno = match socket::accept(door.listener.as_fd()) {
+                Ok((client, peer)) => {
+                    self.say_resumed(index);
+                    self.open(proxy, client, peer);
+                    continue;
                 }
-                Err(Errno::ENOBUFS | Errno::ENOMEM) => return self.wait_for_room(index, "memory ran out"),
-                Err(errno) => {
-                    error!(self.log, "accepting on {}: {}", door.listener.name, errno.desc(); Event::AcceptPaused,
-                        "DRAINED_PROXY" => self.proxy(proxy).config.name.clone());
-                    return self.wait_for_room(index, "accept failed");
-                }
-            }
+                Err(errno) => errno,
+            };
+            self.fleet.not_admitted(self.proxy(proxy));
+            let why = match errno {
+                Errno::EAGAIN => return self.backlog_is_empty(index),
+                Errno::EMFILE | Errno::ENFILE => "file descriptors ran out",
+                Errno::ENOBUFS | Errno::ENOMEM => "memory ran out",
+                errno => errno.desc(),
+            };
+            return self.wait_for_room(index, self.now + RETRY_SCARCE, why);
+        }
+    }
+
+    /// Says that a listener which waited takes in connections again, when that is seen and well
+    /// below the mark: or a full proxy would say it with every connection.
+    fn say_resumed(&self, index: usize) {
+        let Some(Some(door)) = self.doors.get(index) else { return };
+        let proxy = self.proxy(door.proxy);
+        let full_at = proxy.full_at.load(Relaxed);
+        // The one that was just admitted is counted.
+        if full_at != 0
+            && proxy.active() <= full_at - full_at.div_ceil(10) + 1
+            && proxy.full_at.swap(0, Relaxed) != 0
+        {
+            info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 
     fn open(&mut self, proxy: u16, client: OwnedFd, peer: Peer) {
         let id = self.fleet.next_id.fetch_add(1, Relaxed);
         self.counters(proxy).accepted.add(1);
+        self.fleet.connection_opened();
         self.connections += 1;
         let connect_timeout = self.proxy(proxy).config.connect_timeout.as_millis() as u64;
         let connection = Connection {
@@ -112,6 +130,8 @@ impl Worker {
             last: self.now,
             answer_due: false,
             client_ended: false,
+            client_broke: false,
+            queued: false,
             broken: false,
             goodbye: Goodbye::None,
             wake_at: u64::MAX,
@@ -122,6 +142,8 @@ impl Worker {
             Some(Entry::Connection(connection)) => self.epoll.add(&connection.client, event),
             _ => return,
         };
+        fault::strike("worker-panic", Some(id));
+        fault::strike("worker-hang", Some(id));
         match watched {
             Ok(()) => {
                 self.connect(key);
@@ -137,16 +159,16 @@ impl Worker {
         }
     }
 
-    fn wait_for_room(&mut self, index: usize, why: &str) {
+    fn wait_for_room(&mut self, index: usize, until: u64, why: &str) {
         let Some(Some(door)) = self.doors.get_mut(index) else { return };
-        if !std::mem::replace(&mut door.waits, true) {
+        if door.waits.replace(until).is_none() {
             // It was added and is open, so this can't fail.
             let _ = self.epoll.delete(&*door.listener);
         }
         let proxy = &self.fleet.proxies[usize::from(door.proxy)];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
-                "DRAINED_PROXY" => proxy.config.name.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 
@@ -155,23 +177,19 @@ impl Worker {
         for index in 0..self.doors.len() {
             let Some(door) = &mut self.doors[index] else { continue };
             let proxy = &self.fleet.proxies[usize::from(door.proxy)];
+            let again = door.waits.is_some_and(|at| at <= self.now) && self.fleet.has_room(proxy);
             if let Some(until) = door.closing {
                 if self.now >= until {
+                    warn!(self.log, "{} closes with clients in its backlog", door.listener.name;
+                        "DRAINED_PROXY" => proxy.config.name.clone());
                     self.shut_door(index);
                 } else {
                     self.accept_some(index);
                 }
-            } else if door.waits && self.fleet.has_room(proxy) {
-                door.waits = false;
-                let full_at = proxy.full_at.load(Relaxed);
-                // Only well below the mark, or a full proxy would say it with every connection.
-                if full_at != 0 && proxy.active() <= full_at - full_at.div_ceil(10) {
-                    proxy.full_at.store(0, Relaxed);
-                    info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
-                        "DRAINED_PROXY" => proxy.config.name.clone());
-                }
+            } else if again {
+                door.waits = None;
                 if self.watch_door(index).is_err() {
-                    self.wait_for_room(index, "the listener could not be watched");
+                    self.wait_for_room(index, self.now + RETRY_SCARCE, "the listener could not be watched");
                 }
             }
         }
@@ -190,9 +208,9 @@ impl Worker {
         }
     }
 
-    fn shut_door(&mut self, index: usize) {
+    pub(super) fn shut_door(&mut self, index: usize) {
         let Some(door) = self.doors.get_mut(index).and_then(Option::take) else { return };
-        if !door.waits {
+        if door.waits.is_none() {
             let _ = self.epoll.delete(&*door.listener);
         }
         drop(door);

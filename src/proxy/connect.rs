@@ -9,7 +9,7 @@ use slog::{debug, info, warn};
 
 use super::proxy_protocol;
 use super::slab::Key;
-use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, pick};
+use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
 use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
 use crate::config::SendProxy;
 use crate::event::Event;
@@ -18,21 +18,26 @@ use crate::sys::socket::{self, Connecting, Peer};
 impl Worker {
     /// Starts to connect a client to the next upstream; ends it when all were tried.
     pub(super) fn connect(&mut self, key: Key) {
+        let mut crowded = Tried::default();
         loop {
             let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
             let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
             let start = proxy.rotation.fetch_add(1, Relaxed);
-            let Some(index) = pick(&proxy.upstreams, connection.tried, start) else {
-                return self.end(key, End::Failed);
+            let again = (self.now + RETRY_SCARCE).min(connection.connect_until.unwrap_or(self.now));
+            let index = match pick(&proxy.upstreams, connection.tried.and(crowded), start) {
+                Some(index) => index,
+                None if crowded.is_empty() => return self.end(key, End::Failed),
+                None => return self.arm(key, again),
             };
             let upstream = &proxy.upstreams[index];
             let (fd, decided) = match socket::start_connect(&upstream.address) {
                 Ok(Connecting::Done(fd)) => (fd, true),
                 Ok(Connecting::Pending(fd)) => (fd, false),
-                Err(errno) if is_scarcity(errno) => {
-                    // Not the upstream's fault: try again until the time to connect is over.
-                    let at = (self.now + RETRY_SCARCE).min(connection.connect_until.unwrap_or(self.now));
-                    return self.arm(key, at);
+                // Not the upstream's fault: tried again until the time to connect is over.
+                Err(errno) if is_scarcity(errno) => return self.arm(key, again),
+                Err(errno) if is_crowded(errno) => {
+                    crowded.add(index);
+                    continue;
                 }
                 Err(errno) => {
                     connection.tried.add(index);
@@ -83,8 +88,10 @@ impl Worker {
     }
 
     fn next_upstream(&mut self, key: Key, why: &str) {
-        let Some(connection) = self.connection(key) else { return };
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
+        let timeout = self.fleet.proxies[usize::from(connection.proxy)].config.connect_timeout;
+        connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
         if let Some(upstream) = upstream.map(usize::from) {
             self.proxy(proxy).upstreams[upstream].leave();
@@ -197,9 +204,14 @@ impl Worker {
     }
 }
 
-/// Errors of connect(2) that speak of this machine and not of the upstream. EAGAIN: the backlog of
-/// a UNIX listener is full.
+/// Errors of connect(2) that speak of this machine and not of the upstream.
 fn is_scarcity(errno: Errno) -> bool {
     use Errno::*;
-    matches!(errno, EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAGAIN)
+    matches!(errno, EMFILE | ENFILE | ENOBUFS | ENOMEM)
+}
+
+/// There is no way to this upstream now, but soon again and to others at once: no local port is
+/// left, or the backlog of a UNIX listener is full (EAGAIN).
+fn is_crowded(errno: Errno) -> bool {
+    matches!(errno, Errno::EADDRNOTAVAIL | Errno::EAGAIN)
 }

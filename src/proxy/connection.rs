@@ -35,6 +35,10 @@ pub struct Connection {
     pub answer_due: bool,
     /// The client's FIN was seen, read or not.
     pub client_ended: bool,
+    /// The client's socket has an error, a reset for one.
+    pub client_broke: bool,
+    /// It stands in the worker's queue for its next turn.
+    pub queued: bool,
     /// A sink refused bytes: the end must be a reset.
     pub broken: bool,
     pub goodbye: Goodbye,
@@ -118,15 +122,27 @@ impl Connection {
         }
     }
 
-    /// Releases the pipes; closes both sockets, by a reset where `reset` says so.
-    pub fn close(mut self, pipes: &mut Pipes, reset: bool) {
+    /// Bytes were taken from a peer, or wait to be, that the other will never get: an end without
+    /// a reset would pass for the whole.
+    pub fn holds_data(&self) -> bool {
+        let holds = |flow: &Flow, source: Option<&OwnedFd>| {
+            flow.held > 0 || (!flow.has_ended() && source.is_some_and(|fd| socket::unread(fd.as_fd()) > 0))
+        };
+        holds(&self.to_upstream.flow, Some(&self.client)) || holds(&self.to_client.flow, self.server.as_ref())
+    }
+
+    /// Releases the pipes; closes both sockets, by a reset where `reset` says so for client and server.
+    pub fn close(mut self, pipes: &mut Pipes, reset: (bool, bool)) {
         for half in [&mut self.to_upstream, &mut self.to_client] {
             if let Some(pipe) = half.pipe.take() {
                 pipes.discard(pipe);
             }
         }
-        for fd in std::iter::once(&self.client).chain(&self.server).filter(|_| reset) {
-            socket::reset_on_close(fd.as_fd());
+        if reset.0 {
+            socket::reset_on_close(self.client.as_fd());
+        }
+        if let Some(server) = self.server.as_ref().filter(|_| reset.1) {
+            socket::reset_on_close(server.as_fd());
         }
     }
 }

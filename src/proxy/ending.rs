@@ -147,7 +147,14 @@ impl Worker {
                 "DRAINED_BYTES_TO_UPSTREAM" => connection.to_upstream.flow.bytes,
                 "DRAINED_BYTES_TO_CLIENT" => connection.to_client.flow.bytes),
         }
-        let reset = matches!(end, End::Broken | End::Cut { reset: true });
+        let reset = match end {
+            // A client that was told the end of the upstream's stream has it on the way: a reset
+            // would overtake it.
+            End::Broken => (!connection.to_client.flow.is_over(), true),
+            End::Cut { reset } => (reset, reset),
+            End::Idle => (connection.holds_data(), connection.holds_data()),
+            End::Done | End::Goodbye | End::Failed => (false, false),
+        };
         connection.close(&mut self.pipes, reset);
         self.connections -= 1;
         self.fleet.connection_closed(proxy);

@@ -22,9 +22,14 @@ const FDS_PER_CONNECTION: u64 = 2;
 /// How long handshakes that had begun may take to their end.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 const HANDSHAKE_LOOK: Duration = Duration::from_millis(5);
+/// How often to look whether the stop is hurried while backlogs are served.
+const REFUSE_LOOK: Duration = Duration::from_millis(50);
+/// How long a worker may take to close its listeners, whoever stands in their backlogs.
+const REFUSE_LAST: Duration = Duration::from_millis(500);
 
 /// Everything that the workers share.
 pub struct Fleet {
+    /// In the order of their names.
     pub proxies: Vec<Proxy>,
     /// When the clock of all workers began.
     pub epoch: Instant,
@@ -43,7 +48,9 @@ pub struct Fleet {
 
 /// One proxy, shared by all workers.
 pub struct Proxy {
+    /// As the administrator wrote it.
     pub config: config::Proxy,
+    /// In the order of the configuration.
     pub upstreams: Vec<Upstream>,
     pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
@@ -118,14 +125,16 @@ impl Fleet {
         self.ended_in_drain.load(Relaxed)
     }
 
+    /// How many workers share it.
     pub fn workers(&self) -> usize {
         self.mailboxes.len()
     }
 
     /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
     /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
-    /// left as they are. Returns when it is done, false at `until`.
-    pub fn refuse(&self, until: Instant) -> bool {
+    /// left as they are. Returns when it is done, or false at `until`, which comes at once when the
+    /// stop is `hurried`.
+    pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
         let mut ports = Vec::new();
         for proxy in &self.proxies {
             for listener in lock(&proxy.listeners).drain(..).filter(|l| !l.passed) {
@@ -143,7 +152,14 @@ impl Fleet {
             }
         }
         self.tell_all(Command::Refuse { until });
-        self.wait_until(until, || self.listening.load(Relaxed) == 0)
+        let shut = || self.listening.load(Relaxed) == 0;
+        while !hurried() && Instant::now() < until {
+            if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
+                return true;
+            }
+        }
+        self.tell_all(Command::Refuse { until: Instant::now() });
+        self.wait_until(Instant::now() + REFUSE_LAST, shut)
     }
 
     /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
@@ -189,16 +205,20 @@ impl Fleet {
         self.notify();
     }
 
-    /// Takes the room for one more connection of `proxy`, if there is any. Whoever gets it gives it
-    /// back with [`connection_closed`](Self::connection_closed).
-    pub(super) fn connection_opens(&self, proxy: &Proxy) -> bool {
-        let took = |gauge: &AtomicU32, limit| gauge.fetch_add(1, Relaxed) < limit;
-        let fits = took(&self.active, self.limit);
-        if took(&proxy.active, proxy.limit()) && fits {
-            return true;
-        }
-        self.connection_closed(proxy);
-        false
+    /// Takes the place of one connection in `proxy`, if there is one.
+    pub(super) fn admit(&self, proxy: &Proxy) -> bool {
+        let one_more = |n| (n < proxy.limit()).then(|| n + 1);
+        self.active() < self.limit && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// Gives the place back: nobody stood in the backlog.
+    pub(super) fn not_admitted(&self, proxy: &Proxy) {
+        proxy.active.fetch_sub(1, Relaxed);
+    }
+
+    /// A connection that was admitted is there.
+    pub(super) fn connection_opened(&self) {
+        self.active.fetch_add(1, Relaxed);
     }
 
     pub(super) fn connection_closed(&self, proxy: &Proxy) {
@@ -261,6 +281,7 @@ impl Proxy {
         Totals::of(&self.counters)
     }
 
+    /// Its drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }

@@ -8,6 +8,7 @@ mod connect;
 mod connection;
 mod drain;
 mod ending;
+pub mod fault;
 mod fleet;
 mod flow;
 mod listener;

@@ -11,6 +11,8 @@ pub struct Key {
 }
 
 const CHUNK: usize = 128;
+/// Where generations begin anew: no key ever has this one.
+pub const END: u32 = u32::MAX;
 
 struct Slot<T> {
     generation: u32,
@@ -53,7 +55,7 @@ impl<T> Slab<T> {
             return None;
         }
         let entry = place.entry.take()?;
-        place.generation = place.generation.wrapping_add(1);
+        place.generation = (place.generation + 1) % END;
         self.free.push(key.slot);
         Some(entry)
     }
@@ -84,6 +86,16 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
         assert_eq!(slab.keys(), vec![second]);
+    }
+
+    #[test]
+    fn generations_begin_anew_before_the_one_that_no_key_has() {
+        let mut slab = Slab::default();
+        let first = slab.insert(());
+        slab.chunks[0][first.slot as usize].generation = END - 1;
+        let last = Key { generation: END - 1, ..first };
+        assert_eq!(slab.remove(last), Some(()));
+        assert_eq!(slab.insert(()), Key { generation: 0, ..first });
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::drain::{Goodbye, Plan};
 use super::ending::Failures;
 use super::fleet::{Fleet, Proxy};
 use super::pipes::Pipes;
-use super::slab::{Key, Slab};
+use super::slab::{self, Key, Slab};
 use super::stats::Counters;
 use super::timers::Timers;
 use super::upstream::Probe;
@@ -129,6 +129,9 @@ impl Worker {
             }
             for _ in 0..self.ready.len() {
                 let Some(key) = self.ready.pop_front() else { break };
+                if let Some(connection) = self.connection(key) {
+                    connection.queued = false;
+                }
                 self.advance(key);
             }
             while let Some((at, key)) = self.timers.due(self.now) {
@@ -193,7 +196,9 @@ impl Worker {
         }
         if side == Side::Client {
             connection.client_ended |= flags.intersects(EpollFlags::EPOLLRDHUP | broken);
-            if flags.intersects(broken) && connection.connect_until.is_some() {
+            // EPOLLHUP alone is no error: a UNIX client that has sent all and closed.
+            connection.client_broke |= flags.contains(EpollFlags::EPOLLERR);
+            if connection.client_broke && connection.connect_until.is_some() {
                 return self.end(key, End::Broken);
             }
         }
@@ -212,8 +217,14 @@ impl Worker {
         counters.bytes_to_upstream.add(connection.to_upstream.flow.bytes - sent.0);
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
         match turn {
+            // Nothing of the client will come any more, and nothing can go to it.
+            Turn::Waits if connection.client_broke => self.end(key, End::Broken),
             Turn::Waits => {}
-            Turn::More => self.ready.push_back(key),
+            Turn::More => {
+                if !std::mem::replace(&mut connection.queued, true) {
+                    self.ready.push_back(key);
+                }
+            }
             Turn::NoPipe => self.arm(key, self.now + RETRY_SCARCE),
             Turn::Failed(errno) => {
                 debug!(self.log, "relay broke off: {}", errno.desc(); Event::RelayFailed,
@@ -285,6 +296,26 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    /// Leaves nothing to do after an orderly end. After a panic or an error the peers see a reset,
+    /// not an end that passes for the whole, and nobody waits for what this worker had.
+    fn drop(&mut self) {
+        for key in self.table.keys() {
+            if let Some(Entry::Connection(connection)) = self.table.remove(key) {
+                let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+                if let Some(upstream) = connection.upstream {
+                    proxy.upstreams[usize::from(upstream)].leave();
+                }
+                connection.close(&mut self.pipes, (true, true));
+                self.fleet.connection_closed(proxy);
+            }
+        }
+        for index in 0..self.doors.len() {
+            self.shut_door(index);
+        }
+    }
+}
+
 /// How a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -296,7 +327,7 @@ pub(super) enum End {
     Idle,
     /// A peer broke off, so the other learns the same.
     Broken,
-    /// No upstream took it, or the client left before one did.
+    /// No upstream took it.
     Failed,
     /// Cut at the deadline, by a reset where `reset` says so.
     Cut { reset: bool },
@@ -315,7 +346,7 @@ impl End {
     }
 }
 
-const NOT_AN_ENTRY: u64 = u32::MAX as u64;
+const NOT_AN_ENTRY: u64 = slab::END as u64;
 
 impl Source {
     pub fn to_bits(self) -> u64 {

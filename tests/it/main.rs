@@ -6,10 +6,12 @@
 //! - `control`: the control socket against clients of all kinds.
 //! - `conventions`: catalog and documentation agree with the source.
 //! - `demo`: the show, and breaking it off.
+//! - `drain`: the daemon's stop against a fake service manager.
 //! - `generated`: man pages and completions are current.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
+//! - `relay`: the daemon's relay, between clients and upstreams that the tests own.
 //! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
 //!   need root and packages: `make test` as root runs them.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
@@ -22,10 +24,12 @@ mod cli;
 mod control;
 mod conventions;
 mod demo;
+mod drain;
 mod generated;
 mod house;
 mod journal;
 mod lifecycle;
 mod peers;
+mod relay;
 mod support;
 mod systemd;

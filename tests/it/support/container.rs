@@ -31,8 +31,7 @@ pub struct Container {
     pub release: Release,
     /// unshare(1), with whose end everything in the container ends.
     outer: Child,
-    /// systemd-nspawn and its child, which is PID 1 of the container, as the host numbers them.
-    nspawn: i32,
+    /// PID 1 of the container, as the host numbers it.
     leader: i32,
     cgroups: Vec<PathBuf>,
 }
@@ -73,10 +72,10 @@ impl Container {
             .stderr(console)
             .spawn()
             .expect("setpriv (util-linux) starts");
-        let mut container = Container { release, outer, nspawn: 0, leader: 0, cgroups };
+        let mut container = Container { release, outer, leader: 0, cgroups };
         wait_ready(&ready, &name);
-        container.nspawn = child_of(container.outer.id() as i32);
-        container.leader = child_of(container.nspawn);
+        let nspawn = child_of(container.outer.id() as i32);
+        container.leader = child_of(nspawn);
         fs::remove_file(&ready_path).unwrap();
         fs::remove_file(std::env::temp_dir().join(format!("{name}.console"))).unwrap();
         container
@@ -224,14 +223,9 @@ impl Container {
         found.unwrap_or_else(|| panic!("{unit} has no process {inside}")).pid
     }
 
-    /// Asks for an orderly poweroff and waits until the container is gone.
-    pub fn power_off(mut self) {
-        kill(Pid::from_raw(self.nspawn), Signal::SIGTERM).unwrap();
-        let end = Instant::now() + BOUND;
-        while self.outer.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < end, "the container did not power off within {BOUND:?}");
-            thread::sleep(Duration::from_millis(20));
-        }
+    /// Sends a signal to the main process of the unit, without systemd's knowing.
+    pub fn kill(&self, unit: &str, signal: Signal) {
+        kill(Pid::from_raw(self.host_pid(unit)), signal).unwrap();
     }
 
     /// Lets journald write what it has received so far.
@@ -337,6 +331,18 @@ fn remove_cgroup(cgroup: &Path) -> std::io::Result<()> {
         }
     }
     fs::remove_dir(cgroup)
+}
+
+/// CLOCK_MONOTONIC in microseconds: systemd's and journald's monotonic timestamps.
+pub fn monotonic_us() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1_000
+}
+
+/// A field of a journal entry that is a number.
+pub fn number(entry: &Value, field: &str) -> u64 {
+    let text = entry[field].as_str().unwrap_or_else(|| panic!("no {field} in {entry}"));
+    text.parse().unwrap_or_else(|_| panic!("{field} is no number: {text:?}"))
 }
 
 fn next_number() -> u32 {

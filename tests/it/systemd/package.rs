@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SOON, install, installed, on_every_release};
+use super::{SOON, UNIT, install, installed, on_every_release};
 use crate::support::container::Container;
 use crate::support::image::Release;
 
@@ -14,8 +14,6 @@ on_every_release!(
     exposure_is_at_most_1_5,
     examples_are_valid_units,
 );
-
-const UNIT: &str = "drained.service";
 
 fn install_enables_and_starts_a_daemon_without_a_proxy(release: Release) {
     let container = installed(release);

@@ -2,11 +2,9 @@
 //!
 //! rpm's database knows no package of the system around it, hence `--nodeps`.
 
-use super::package;
+use super::{UNIT, package};
 use crate::support::container::Container;
 use crate::support::image::Release;
-
-const UNIT: &str = "drained.service";
 
 #[test]
 #[ignore = "boots a container: `make test` as root"]
