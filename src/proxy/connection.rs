@@ -183,10 +183,10 @@ impl Half {
     ) -> Result<(), Pumped> {
         match self.flow.next() {
             Step::Fill => {
-                if self.pipe.is_none() {
-                    self.pipe = Some(pipes.take().map_err(|_| Pumped::NoPipe)?);
-                }
-                match self.pipe.as_ref().map_or(Err(Errno::EBADF), |pipe| pipe.fill(source)) {
+                let Some(pipe) = self.pipe.take().or_else(|| pipes.take().ok()) else {
+                    return self.end_without_pipe(source);
+                };
+                match self.pipe.insert(pipe).fill(source) {
                     Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
                     Err(errno) => return Err(Pumped::SourceFailed(errno)),
@@ -214,6 +214,18 @@ impl Half {
             Step::Wait | Step::Over => return Err(Pumped::Waits),
         }
         Ok(())
+    }
+
+    /// An end needs no pipe, and lets go of what there are too few of.
+    fn end_without_pipe(&mut self, source: BorrowedFd<'_>) -> Result<(), Pumped> {
+        match socket::ended(source) {
+            Some(Ok(())) => {
+                self.flow.filled(0);
+                Ok(())
+            }
+            Some(Err(errno)) => Err(Pumped::SourceFailed(errno)),
+            None => Err(Pumped::NoPipe),
+        }
     }
 }
 

@@ -5,9 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use crate::support::drained::{Drained, Setup, until};
-use crate::support::peers::{
-    Ended, Listener, connect, end_of, read_to_end, reset, send, stuff, talk,
-};
+use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, reset, send, stuff, talk};
 use crate::support::scratch::Scratch;
 
 /// A client and its upstream's end of a connection through the daemon.

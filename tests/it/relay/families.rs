@@ -53,8 +53,10 @@ fn a_passed_listener_is_found_by_its_name() {
     let scratch = Scratch::new();
     for address in ["127.0.0.1:0", &addresses(&scratch, "passed")[2]] {
         let passed = Listener::on(address);
-        let config =
-            format!("[proxy.p]\nlisten = [\"127.0.0.1:0\", \"systemd:web\"]\nupstream = \"{}\"\n", upstream.address);
+        let config = format!(
+            "[proxy.p]\nlisten = [\"127.0.0.1:0\", \"systemd:web\"]\nupstream = \"{}\"\n",
+            upstream.address
+        );
         let drained = Setup::new(&config).passed(&passed.fd, "web").start();
         let addresses = drained.addresses();
         assert_eq!(addresses[1], passed.address);
@@ -109,8 +111,10 @@ fn a_client_without_an_address_is_announced_as_unknown() {
     let scratch = Scratch::new();
     let upstream = Listener::new();
     let listen = addresses(&scratch, "in").pop().unwrap();
-    let config =
-        format!("[proxy.p]\nlisten = \"{listen}\"\nupstream = \"{}\"\nsend_proxy = \"v1\"\n", upstream.address);
+    let config = format!(
+        "[proxy.p]\nlisten = \"{listen}\"\nupstream = \"{}\"\nsend_proxy = \"v1\"\n",
+        upstream.address
+    );
     let _drained = Setup::new(&config).start();
     let client = connect(&listen);
     client.shutdown(Shutdown::Write).unwrap();
