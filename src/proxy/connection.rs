@@ -74,12 +74,13 @@ impl Connection {
         let Some(server) = &self.server else { return Turn::Waits };
         let (client, server) = (self.client.as_fd(), server.as_fd());
         let sent = (self.to_upstream.flow.bytes, self.to_client.flow.bytes);
-        let up = self.to_upstream.pump(client, server, pipes);
+        // In this order, so that an upstream which answers at once is seen to have answered: what
+        // it has sent by now it sent before it sees what the client asks in this turn.
         let down = self.to_client.pump(server, client, pipes);
+        let up = self.to_upstream.pump(client, server, pipes);
         let asked = self.to_upstream.flow.bytes != sent.0;
         if asked || self.to_client.flow.bytes != sent.1 {
             self.last = now;
-            // What the upstream sent in the same turn was sent before it saw this.
             self.answer_due = asked;
         }
         match (up, down) {
