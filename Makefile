@@ -3,7 +3,7 @@
 CARGO_FLAGS := --locked
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help run test test-rungs-1-2 test-rung-3 not-as-root lint lint-unit deb rpm bless tools clean
+.PHONY: help run test test-rungs-1-2 test-peers test-rung-3 not-as-root lint lint-unit deb rpm bless tools clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,12 +11,17 @@ help: ## This list.
 run: ## Show drained starting, relaying and being stopped under load, in about 15 s.
 	cargo run $(CARGO_FLAGS) --release -- demo
 
-test: $(if $(ROOT),tools) test-rungs-1-2 $(if $(ROOT),test-rung-3,not-as-root) ## All tests; as root those under a real systemd too.
+test: $(if $(ROOT),tools) test-rungs-1-2 $(if $(ROOT),test-peers test-rung-3,not-as-root) ## All tests; as root those with real servers and systemds too.
 
 # Pure logic, and the real binary against a fake service manager. Then the library alone.
 test-rungs-1-2:
 	cargo test $(CARGO_FLAGS)
 	cargo test $(CARGO_FLAGS) --no-default-features --lib
+
+# The real binary between servers and clients that others wrote, one test after the other: some
+# measure when a stop ends.
+test-peers:
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --test-threads=1 peers::
 
 # The installed package under a real systemd 252 and a real 257, one test after the other: some
 # measure milliseconds, others load both cores.
@@ -27,8 +32,9 @@ test-rung-3: deb rpm
 
 not-as-root:
 	@echo '======================================================================'
-	@echo 'NOT RUN: the tests of the installed package under a real systemd 252'
-	@echo 'and 257. They boot containers and need root:'
+	@echo 'NOT RUN: the tests with real servers and clients (nginx, PostgreSQL, ...),'
+	@echo 'and those of the installed package under a real systemd 252 and 257.'
+	@echo 'They install packages, boot containers and need root:'
 	@echo '    sudo env "PATH=$$PATH" make test'
 	@echo '======================================================================'
 
@@ -48,7 +54,7 @@ lint-unit:
 deb: ## The Debian package, in target/debian.
 	cargo build $(CARGO_FLAGS) --release --bins
 	rm -rf target/debian
-	cargo deb $(CARGO_FLAGS) --no-build
+	cargo deb $(CARGO_FLAGS) --no-build --dbgsym
 	lintian --allow-root --fail-on error,warning target/debian/drained_*.deb
 
 rpm: ## The RPM package, in target/generate-rpm.

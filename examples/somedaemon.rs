@@ -2,10 +2,10 @@
 //! step that hangs when asked to: `cargo run --no-default-features --example somedaemon -- --hang`,
 //! then Ctrl-C. With `--peer ADDRESS` the peer is somebody else than its own server.
 
+#![allow(clippy::unwrap_used, reason = "a poisoned lock is a bug of this example")]
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{env::args, io, io::Write, os::fd::AsFd, process::ExitCode};
+use std::{env::args, io, io::Write, os::fd::AsFd, process::ExitCode, sync::Arc, sync::Mutex};
 
 use drained::lifecycle::{self, Lifecycle, Outcome, Phase, StepContext, StopLevel, StopSwitch, StopToken};
 use drained::{Error, Result, systemd::journal};

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::process::ExitCode;
 
+/// A result whose error says its exit code.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The exit codes of `drained` and `drainctl`: an interface, see sysexits.h(3head).

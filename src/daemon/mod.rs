@@ -124,7 +124,8 @@ fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger)
         for address in proxy.listening_on() {
             let upstreams = join(&proxy.config.upstream);
             info!(log, "proxy {} listens on {address} for {upstreams}", proxy.config.name; Event::Listening,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstreams.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => address.to_string(),
+                "DRAINED_UPSTREAM" => upstreams.clone());
         }
     }
     if config.proxies.is_empty() {

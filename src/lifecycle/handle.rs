@@ -23,10 +23,12 @@ impl Handle {
         }
     }
 
+    /// The state of the daemon now.
     pub fn state(&self) -> State {
         self.0.facts().state
     }
 
+    /// The way to say something to systemd.
     pub fn notifier(&self) -> &Notifier {
         &self.0.notifier
     }

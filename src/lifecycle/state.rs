@@ -9,6 +9,7 @@ use std::fmt;
 pub enum State {
     /// From the start of the process to READY=1.
     Starting,
+    /// From READY=1 to the stop.
     Running,
     /// Running, and a new configuration is being taken in.
     Reloading,
@@ -40,7 +41,9 @@ pub enum Transition {
 /// A transition that doesn't exist: nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IllegalTransition {
+    /// The state that stays.
     pub state: State,
+    /// What has no place in it.
     pub transition: Transition,
 }
 

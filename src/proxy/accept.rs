@@ -109,7 +109,7 @@ impl Worker {
         let mark = (full_at - full_at.div_ceil(10)).max(1);
         if full_at != 0 && proxy.active() <= mark && proxy.full_at.swap(0, Relaxed) != 0 {
             info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
-                "DRAINED_PROXY" => proxy.config.name.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 
@@ -172,7 +172,7 @@ impl Worker {
         let proxy = &self.fleet.proxies[usize::from(door.proxy)];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
-                "DRAINED_PROXY" => proxy.config.name.clone());
+                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
     }
 

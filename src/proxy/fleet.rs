@@ -30,6 +30,7 @@ const REFUSE_LAST: Duration = Duration::from_millis(500);
 
 /// Everything that the workers share.
 pub struct Fleet {
+    /// In the order of their names.
     pub proxies: Vec<Proxy>,
     /// When the clock of all workers began.
     pub epoch: Instant,
@@ -49,7 +50,9 @@ pub struct Fleet {
 
 /// One proxy, shared by all workers.
 pub struct Proxy {
+    /// As the administrator wrote it.
     pub config: config::Proxy,
+    /// In the order of the configuration.
     pub upstreams: Vec<Upstream>,
     pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
@@ -126,6 +129,7 @@ impl Fleet {
         self.ended_in_drain.load(Relaxed)
     }
 
+    /// How many workers share it.
     pub fn workers(&self) -> usize {
         self.mailboxes.len()
     }
@@ -296,6 +300,7 @@ impl Proxy {
         Totals::of(&self.counters)
     }
 
+    /// Its drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }

@@ -36,15 +36,22 @@ impl Counter {
 /// The sums over all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
+    /// Taken off a backlog.
     pub accepted: u64,
+    /// Ended in an orderly way while the proxy drained.
     pub drained: u64,
+    /// Cut at the deadline.
     pub cut: u64,
+    /// Let go because no upstream took them.
     pub failed: u64,
+    /// Payload that went to upstreams.
     pub bytes_to_upstream: u64,
+    /// Payload that went to clients.
     pub bytes_to_client: u64,
 }
 
 impl Totals {
+    /// Adds up what the workers counted.
     pub fn of(workers: &[Counters]) -> Totals {
         let sum = |field: fn(&Counters) -> &Counter| workers.iter().map(|w| field(w).get()).sum();
         Totals {

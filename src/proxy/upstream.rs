@@ -15,6 +15,7 @@ pub const RETRY_LAST: u64 = 5_000;
 
 /// One upstream, shared by all workers.
 pub struct Upstream {
+    /// Where it is.
     pub address: Address,
     /// As the configuration has it.
     pub name: String,
@@ -23,14 +24,17 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// One that counts as up until a connect says otherwise.
     pub fn new(address: Address, name: String) -> Upstream {
         Upstream { address, name, active: AtomicU32::new(0), down: AtomicBool::new(false) }
     }
 
+    /// Connections that go there, those that are being made included.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
     }
 
+    /// Whether the last connect to it succeeded.
     pub fn is_up(&self) -> bool {
         !self.down.load(Relaxed)
     }
@@ -40,6 +44,7 @@ impl Upstream {
         self.active.fetch_add(1, Relaxed);
     }
 
+    /// A connection there has ended, or was not made.
     pub fn leave(&self) {
         self.active.fetch_sub(1, Relaxed);
     }

@@ -19,7 +19,7 @@ pub(crate) fn take(count: usize) -> Vec<OwnedFd> {
     (FIRST..).take(count).map(own).collect()
 }
 
-#[expect(unsafe_code)]
+#[expect(unsafe_code, reason = "a number becomes an owner here")]
 fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: LISTEN_PID and LISTEN_FDS say that the service manager opened `fd` for this process
     // and nobody else in it; TAKEN lets each be taken only once. Safe code could not do: no API

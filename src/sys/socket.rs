@@ -18,6 +18,7 @@ use nix::sys::socket::{
 /// An address that a socket can be bound or connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
+    /// IPv4 or IPv6.
     Tcp(SocketAddr),
     /// A path, or with a leading `@` a name in the abstract namespace.
     Unix(UnixAddr),
@@ -26,6 +27,7 @@ pub enum Address {
 /// Who connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
+    /// IPv4 or IPv6.
     Tcp(SocketAddr),
     /// The process id at the time of connect(2), 0 where it is unknown, see SO_PEERCRED.
     Unix(i32),
@@ -43,6 +45,7 @@ impl fmt::Display for Peer {
 /// What a non-blocking connect came to.
 #[derive(Debug)]
 pub enum Connecting {
+    /// It is connected.
     Done(OwnedFd),
     /// Becomes writable when it is decided; [`take_error`] then tells how.
     Pending(OwnedFd),

@@ -11,7 +11,9 @@ use crate::{Error, Result, sys::passed};
 /// A passed file descriptor and its FileDescriptorName=.
 #[derive(Debug)]
 pub struct PassedFd {
+    /// FileDescriptorName=, by default the name of the .socket unit.
     pub name: String,
+    /// The file descriptor, close-on-exec.
     pub fd: OwnedFd,
 }
 

@@ -68,6 +68,19 @@ fn all_errors_of_all_files_are_told_with_78() {
 }
 
 #[test]
+fn fragments_are_read_in_the_order_of_their_names() {
+    let scratch = Scratch::new();
+    let file = scratch.write("drained.toml", "");
+    for i in [7, 3, 9, 0, 5, 1, 8, 2, 6, 4] {
+        scratch.write(&format!("conf.d/{i}.toml"), "[daemon]\nworkers = 1\n");
+    }
+    let ended = check(&file);
+    let first = scratch.path("conf.d/0.toml");
+    let first = format!("workers is set twice, first at {}:2:11", first.display());
+    assert_eq!(ended.err.lines().filter(|line| line.ends_with(&first)).count(), 9, "{}", ended.err);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_told_with_its_reason() {
     let scratch = Scratch::new();
     let missing = scratch.path("none.toml");

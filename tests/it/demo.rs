@@ -83,7 +83,7 @@ fn the_show_goes_well_and_says_so() {
 #[test]
 fn breaking_it_off_ends_its_daemon_too() {
     let mut demo = Demo::start();
-    let said = demo.until("READY=1");
+    let said = demo.until("20 connected");
     let address = said.split_once("listens on ").and_then(|(_, rest)| rest.split_whitespace().next());
     let address: SocketAddr = address.and_then(|a| a.parse().ok()).unwrap_or_else(|| panic!("{said}"));
     demo.signal(Signal::SIGINT);

@@ -12,6 +12,8 @@
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
 //! - `relay`: the daemon's relay, between clients and upstreams that the tests own.
+//! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
+//!   need root and packages: `make test` as root runs them.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
 //!   for, since they need root: `make test` as root runs them.
 
@@ -27,6 +29,7 @@ mod generated;
 mod house;
 mod journal;
 mod lifecycle;
+mod peers;
 mod relay;
 mod support;
 mod systemd;

@@ -70,7 +70,8 @@ fn free_address() -> Result<SocketAddr> {
 struct Notes {
     ready: bool,
     stopping_asked_for_time: bool,
-    draining: bool,
+    /// The phase after Refuse has begun.
+    listener_closed: bool,
     refused: bool,
     exit: Option<std::process::ExitStatus>,
 }
@@ -100,7 +101,7 @@ impl Show {
         self.screen.heading("stop: SIGTERM, with a deadline of 6 seconds", stop);
         self.manager.stop()?;
         self.screen.line(Instant::now(), "manager", "SIGTERM");
-        self.follow_until(BOUND, |show| show.notes.draining || show.notes.exit.is_some())?;
+        self.follow_until(BOUND, |show| show.notes.listener_closed || show.notes.exit.is_some())?;
         self.try_a_new_client();
         self.follow_until(DEADLINE + BOUND, |show| show.notes.exit.is_some())?;
 
@@ -111,7 +112,7 @@ impl Show {
         Ok(if faults.is_empty() { Exit::Orderly } else { Exit::Software }.into())
     }
 
-    /// By the time that the daemon says that it drains, its listener is closed.
+    /// A new client is refused from the phase Drain on.
     fn try_a_new_client(&mut self) {
         let tried = TcpStream::connect_timeout(&self.address, BOUND);
         self.notes.refused = tried.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
@@ -171,12 +172,12 @@ impl Show {
                 self.notes.ready |= message.lines().any(|l| l == "READY=1");
                 self.notes.stopping_asked_for_time |= message.lines().any(|l| l == "STOPPING=1")
                     && message.lines().any(|l| l.starts_with("EXTEND_TIMEOUT_USEC="));
-                self.notes.draining |= message.lines().any(|l| l.starts_with("STATUS=Draining: "));
                 self.screen.line(at, "notify", &message.lines().collect::<Vec<_>>().join(" "));
             }
-            // The time line has a time of its own.
             Happened::Logged(line) => {
-                self.screen.line(at, "log", line.split_once(' ').map_or(&*line, |l| l.1))
+                self.notes.listener_closed |= line.contains(" phase=drain");
+                // The time line has a time of its own.
+                self.screen.line(at, "log", line.split_once(' ').map_or(&*line, |(_, rest)| rest));
             }
             Happened::Exited(status) => {
                 self.screen.line(at, "manager", &format!("the daemon has ended: {status}"));

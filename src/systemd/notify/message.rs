@@ -22,7 +22,8 @@ impl Message {
     }
 
     pub(super) fn status(status: String) -> Message {
-        Message { status: Some(status.clone()), ..Message::new(self::text(&[NotifyState::Status(&status)])) }
+        let message = Message::new(text(&[NotifyState::Status(&status)]));
+        Message { status: Some(status), ..message }
     }
 
     pub(super) fn with_fds(self, fds: Vec<OwnedFd>) -> Message {

@@ -151,7 +151,7 @@ fn a_socket_that_is_gone_is_given_up_and_found_again() {
     notifier.watchdog();
     assert_eq!(manager.read(), "WATCHDOG=1\n");
     for address in ["vsock:2:1", "/nowhere/at/all", "relative"] {
-        let broken = super::tests::notifier(address);
+        let broken = self::notifier(address);
         broken.ready();
         assert!(broken.flush(SOON), "{address}");
     }

@@ -196,7 +196,7 @@ fn collect(stream: impl Read + Send + 'static, lines: Arc<Lines>) {
     });
 }
 
-#[expect(unsafe_code)]
+#[expect(unsafe_code, reason = "no dependency wraps tgkill")]
 fn tgkill(pid: i32, tid: i32, signal: Signal) {
     // SAFETY: the call takes three numbers and touches no memory of this process. No safe wrapper
     // is among the dependencies.

@@ -7,6 +7,7 @@ pub mod image;
 pub mod load;
 pub mod manager;
 pub mod peers;
+pub mod real_peers;
 pub mod scratch;
 
 use std::time::Duration;

@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::{PROXY, SOON, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy};
+use super::{
+    PROXY, SOON, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy, this_run,
+};
 use crate::support::container::{Container, number};
 use crate::support::image::Release;
 
@@ -21,11 +23,12 @@ fn hanging_peers_are_cut_at_the_deadline(release: Release) {
     half_closed.shutdown(Shutdown::Write).unwrap();
     let (never_reads, flooding) = connection(&container, &upstream);
     fill(&flooding);
+    let run = this_run(&container);
     container.systemctl(["stop", "--no-block", UNIT]);
     assert_ended_well(&container);
 
-    let stopping = container.wait_journal(["DRAINED_EVENT=stopping"], SOON);
-    let cuts = container.journal(["_SYSTEMD_UNIT=drained.service", "DRAINED_EVENT=cut"]);
+    let stopping = container.wait_journal([&run, "DRAINED_EVENT=stopping"], SOON);
+    let cuts = container.journal([&run, "DRAINED_EVENT=cut"]);
     assert_eq!(cuts.len(), 3, "{cuts:#?}");
     for (client, doing) in [
         (&waiting, "waiting-for-upstream"),

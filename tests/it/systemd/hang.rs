@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{PROXY, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy, stop_us};
+use super::{
+    PROXY, SOON, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy, stop_us,
+};
 use crate::support::container::Container;
 use crate::support::image::Release;
 use crate::support::load::{Shape, Transfer, Upstream};
@@ -17,14 +19,23 @@ on_every_release!(
 
 fn a_stopped_daemon_is_ended_at_its_timeout(release: Release) {
     let container = installed(release);
-    let drop_in = "[Service]\nTimeoutStopSec=3s\n";
-    container.write("/etc/systemd/system/drained.service.d/timeout.conf", drop_in);
-    container.systemctl(["daemon-reload"]);
+    let upstream = container.in_network(Upstream::start);
+    configure(&container, &one_proxy(upstream.address, "deadline = \"60s\""));
+    let transfer = Transfer { shape: Shape::Request, up: 2, down: 2, pieces: 1, seed: 1 };
+    let running = container.in_network(|| upstream.transfer(PROXY, transfer));
+    upstream.gate.wait_arrived(1, SOON);
+
+    // In the midst of the drain: a daemon that stands still before is woken by systemd, which
+    // sends SIGCONT after SIGTERM.
+    container.systemctl(["stop", "--no-block", UNIT]);
+    container.wait_property(UNIT, "StatusText", SOON, |text| text.starts_with("Draining: "));
     container.kill(UNIT, Signal::SIGSTOP);
-    container.systemctl(["stop", UNIT]);
+    container.wait_property(UNIT, "ActiveState", Duration::from_secs(30), |state| state == "failed");
     assert_eq!(container.show(UNIT, "Result"), "timeout");
     let stop = stop_us(&container);
-    assert!((2_900_000..4_500_000).contains(&stop), "{stop} us");
+    assert!((9_900_000..11_000_000).contains(&stop), "TimeoutStopSec=10s, ended after {stop} us");
+    upstream.gate.open();
+    assert!(running.join().unwrap().is_err(), "its connection died with it");
 }
 
 fn without_journald_everything_goes_on(release: Release) {
@@ -58,7 +69,7 @@ fn goes_on(release: Release, disturb: impl Fn(&Container)) {
         container.in_network(|| (0..200).map(|seed| upstream.transfer(PROXY, transfer(seed))).collect());
     upstream.gate.wait_arrived(200, Duration::from_secs(30));
     container.systemctl(["stop", "--no-block", UNIT]);
-    container.wait_property(UNIT, "StatusText", super::SOON, |text| text.starts_with("Draining: "));
+    container.wait_property(UNIT, "StatusText", SOON, |text| text.starts_with("Draining: "));
     upstream.gate.open();
     let opened = Instant::now();
     for transfer in running {

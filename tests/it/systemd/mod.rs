@@ -61,6 +61,11 @@ fn one_proxy(upstream: std::net::SocketAddr, drain: &str) -> String {
     format!("[drain]\n{drain}\n[proxy.web]\nlisten = \"{PROXY}\"\nupstream = \"{upstream}\"\n")
 }
 
+/// Matches the journal entries of the daemon that runs or ran last.
+fn this_run(container: &Container) -> String {
+    format!("_SYSTEMD_INVOCATION_ID={}", container.show(UNIT, "InvocationID"))
+}
+
 /// Makes sure that the unit ended well after what was an orderly stop.
 fn assert_ended_well(container: &Container) {
     container.wait_property(UNIT, "ActiveState", Duration::from_secs(120), |state| {

@@ -34,14 +34,26 @@ fn the_example_socket_unit_starts_the_daemon_and_keeps_its_backlog(release: Rele
     let port = SocketAddr::from(([127, 0, 0, 1], 8080));
     ask(&mut container.in_network(|| TcpStream::connect(port).unwrap()));
     container.wait_property(UNIT, "SubState", SOON, |state| state == "running");
-    let first = container.show(UNIT, "InvocationID");
 
-    // While the daemon stands still, clients queue up; the stop must leave them there.
-    container.kill(UNIT, Signal::SIGSTOP);
-    let mut waiting = clients(&container, port);
+    // A client whose answer is due holds up the stop. Those that come meanwhile queue up, and the
+    // drain must leave them there for the next daemon.
+    let silent = container.in_network(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let toml =
+        format!("[proxy.web]\nlisten = \"systemd:web\"\nupstream = \"{}\"\n", silent.local_addr().unwrap());
+    container.write("/etc/drained/drained.toml", toml);
+    container.systemctl(["restart", UNIT]);
+    let mut busy = clients(&container, port, 1).remove(0);
+    let (mut server, _) = silent.accept().unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    let first = container.show(UNIT, "InvocationID");
+    let toml = format!("[proxy.web]\nlisten = \"systemd:web\"\nupstream = \"{upstream}\"\n");
+    container.write("/etc/drained/drained.toml", toml);
     container.systemctl(["stop", "--no-block", UNIT]);
-    container.wait_property(UNIT, "SubState", SOON, |state| state == "stop-sigterm");
-    container.kill(UNIT, Signal::SIGCONT);
+    container.wait_property(UNIT, "StatusText", SOON, |text| text.starts_with("Draining: 1 of 1"));
+    let mut waiting = clients(&container, port, WAITING);
+    server.write_all(b"?").unwrap();
+    answered(&mut busy);
+    drop((busy, server));
     waiting.iter_mut().for_each(answered);
     assert_ne!(container.show(UNIT, "InvocationID"), first, "its successor served them");
     assert_eq!(container.show("drained.socket", "NRefused"), "0");
@@ -53,10 +65,9 @@ fn the_backlog_of_our_own_listener_is_served_at_the_stop(release: Release) {
     let upstream = echo(&container);
     configure(&container, &one_proxy(upstream, ""));
     container.kill(UNIT, Signal::SIGSTOP);
-    let mut waiting = clients(&container, PROXY);
+    let mut waiting = clients(&container, PROXY, WAITING);
+    // systemd sends SIGTERM, then SIGCONT.
     container.systemctl(["stop", "--no-block", UNIT]);
-    container.wait_property(UNIT, "SubState", SOON, |state| state == "stop-sigterm");
-    container.kill(UNIT, Signal::SIGCONT);
     waiting.iter_mut().for_each(answered);
     drop(waiting);
     assert_ended_well(&container);
@@ -79,14 +90,14 @@ fn echo(container: &Container) -> SocketAddr {
 }
 
 /// Clients that have asked and wait for the answer.
-fn clients(container: &Container, port: SocketAddr) -> Vec<TcpStream> {
+fn clients(container: &Container, port: SocketAddr, count: usize) -> Vec<TcpStream> {
     let connect = || {
         let mut client = TcpStream::connect(port).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         client.write_all(b"?").unwrap();
         client
     };
-    container.in_network(|| (0..WAITING).map(|_| connect()).collect())
+    container.in_network(|| (0..count).map(|_| connect()).collect())
 }
 
 fn ask(client: &mut TcpStream) {

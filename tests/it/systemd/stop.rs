@@ -70,7 +70,10 @@ fn a_stop_during_the_start_is_clean(release: Release) {
     for _ in 0..10 {
         container.systemctl(["start", "--no-block", UNIT]);
         container.systemctl(["stop", UNIT]);
-        assert_ended_well(&container);
+        // A SIGTERM that comes before the first statement of main ends the process itself, which
+        // systemd takes for an orderly end too.
+        let end = ["Result", "ActiveState"].map(|property| container.show(UNIT, property));
+        assert_eq!(end, ["success", "inactive"]);
     }
     assert_eq!(container.show(UNIT, "NRestarts"), "0");
     container.systemctl(["start", UNIT]);

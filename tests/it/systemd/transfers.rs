@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     PROXY, SOON, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy, stop_us,
+    this_run,
 };
 use crate::support::container::{Container, monotonic_us};
 use crate::support::image::Release;
@@ -26,8 +27,9 @@ fn a_thousand_transfers_end_whole(release: Release) {
     let running: Vec<_> =
         container.in_network(|| (0..COUNT).map(|n| upstream.transfer(PROXY, transfer(n))).collect());
     upstream.gate.wait_arrived(COUNT as usize, Duration::from_secs(60));
+    let run = this_run(&container);
     container.systemctl(["stop", "--no-block", UNIT]);
-    container.wait_journal(["DRAINED_EVENT=stopping"], SOON);
+    container.wait_journal([&run, "DRAINED_EVENT=stopping"], SOON);
     upstream.gate.open();
 
     let refused = wait_refused(&container);
