@@ -227,7 +227,10 @@ impl Worker {
                     self.ready.push_back(key);
                 }
             }
-            Turn::NoPipe => self.arm(key, self.now + RETRY_SCARCE),
+            Turn::NoPipe => {
+                self.fleet.descriptors_ran_out(self.now);
+                self.arm(key, self.now + RETRY_SCARCE);
+            }
             Turn::Failed(errno) => {
                 debug!(self.log, "relay broke off: {}", errno.desc(); Event::RelayFailed,
                     "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id);
