@@ -19,6 +19,8 @@ use crate::{Error, Exit, Result};
 const REFUSE: Duration = Duration::from_secs(5);
 /// How often a drain looks at what is left, to say it in STATUS=.
 const LOOK: Duration = Duration::from_millis(200);
+/// What to cut a connection at the deadline may take: several times what it does.
+const CUT: Duration = Duration::from_micros(500);
 const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
 /// How long the bus may take to say whether the machine shuts down.
@@ -67,7 +69,11 @@ impl Stop {
     /// The longest deadline of all proxies and `grace`, for whoever drains.
     pub fn bound(&self, grace: Duration) -> Bound {
         let stop = self.clone();
-        Bound(Box::new(move || longest(&stop.fleet, |drain| stop.deadline(drain)) + grace))
+        let deadline = move || {
+            let cutting = CUT * stop.fleet.active().max(stop.fleet.workers() as u32);
+            longest(&stop.fleet, |drain| stop.deadline(drain)) + cutting + grace
+        };
+        Bound(Box::new(deadline))
     }
 
     fn deadline(&self, drain: &config::Drain) -> Duration {
@@ -77,11 +83,15 @@ impl Stop {
         }
     }
 
-    /// Whether the whole machine goes down, asked once. Not asked when there is nobody to drain.
+    /// Whether the whole machine goes down, asked once, and not while there is nobody to drain.
     fn is_shutdown(&self) -> bool {
-        let anybody = self.fleet.active() > 0 || !lame_duck(&self.fleet).is_zero();
-        let ask = || anybody && manager::system_state(ASK_MANAGER).is_some_and(|state| state == "stopping");
-        *self.shutdown.get_or_init(ask)
+        let nobody = self.fleet.active() == 0 && lame_duck(&self.fleet).is_zero();
+        let ask = || manager::system_state(ASK_MANAGER).is_some_and(|state| state == "stopping");
+        match self.shutdown.get() {
+            Some(shutdown) => *shutdown,
+            None if nobody => false,
+            None => *self.shutdown.get_or_init(ask),
+        }
     }
 
     fn drain(&self, context: &StepContext) -> Result<()> {

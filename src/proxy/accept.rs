@@ -75,6 +75,10 @@ impl Worker {
                 return self.wait_for_room(index, scarce_until, "file descriptors ran out");
             }
             if !self.fleet.admit(self.proxy(proxy)) {
+                // Another worker may have looked into an empty backlog just then.
+                if self.fleet.has_room(self.proxy(proxy)) {
+                    continue;
+                }
                 if door.closing.is_some() && !socket::is_readable(door.listener.as_fd()) {
                     return self.shut_door(index);
                 }
@@ -124,6 +128,7 @@ impl Worker {
             client,
             peer,
             server: None,
+            server_broke: false,
             proxy,
             upstream: None,
             tried: Tried::default(),

@@ -38,6 +38,8 @@ pub struct Fleet {
     /// How many connections fit the file descriptor limit, all proxies together.
     pub(super) limit: u32,
     pub(super) active: AtomicU32,
+    /// Pipes of all workers: those of slow receivers leave less room for connections.
+    pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
     /// How long connections live after the stop was hurried.
     pub(super) hurry: Duration,
@@ -105,6 +107,7 @@ impl Fleet {
             limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
                 as u32,
             active: AtomicU32::new(0),
+            pipes: Arc::default(),
             next_id: AtomicU64::new(1),
             hurry,
             scarce_until: AtomicU64::new(0),
@@ -136,25 +139,21 @@ impl Fleet {
 
     /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
     /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
-    /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is done, or false at `until`, which comes at once when the
-    /// stop is `hurried`.
+    /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is
+    /// done, or false at `until`, which comes at once when the stop is `hurried`.
     pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
-        let mut ports = Vec::new();
-        for proxy in &self.proxies {
-            for listener in lock(&proxy.listeners).drain(..).filter(|l| !l.passed) {
-                // Without the filter the backlog is served all the same; only the instant of the
-                // close is less exact.
-                let _ = socket::refuse_new(listener.as_fd());
-                ports.extend(socket::local_address(listener.as_fd()).map(|a| a.port()));
-            }
-        }
-        let settled = until.min(Instant::now() + HANDSHAKE);
-        while sys::handshakes::pending(&ports) && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false)
-        {
-            if Instant::now() >= settled {
-                break;
-            }
-        }
+        let all = self.proxies.iter().flat_map(|p| std::mem::take(&mut *lock(&p.listeners)));
+        let ours: Vec<_> = all.filter(|listener| !listener.passed).collect();
+        // Without the filter the backlog is served all the same; only the instant of the close is
+        // less exact.
+        let refuse = |listener: &Listener| drop(socket::refuse_new(listener.as_fd()));
+        let port = |listener: &Arc<Listener>| Some(socket::local_address(listener.as_fd())?.port());
+        let (tcp, unix): (Vec<_>, Vec<_>) = ours.into_iter().partition(|listener| port(listener).is_some());
+        tcp.iter().for_each(|listener| refuse(listener));
+        self.let_handshakes_end(&tcp.iter().filter_map(port).collect::<Vec<_>>(), until);
+        // A UNIX listener that refuses counts as readable for ever, so not before it is to close.
+        unix.iter().for_each(|listener| refuse(listener));
+        drop((tcp, unix));
         self.tell_all(Command::Refuse { until });
         let shut = || self.proxies.iter().all(|p| !p.is_listening() || !self.has_room(p));
         while !hurried() && Instant::now() < until {
@@ -164,6 +163,19 @@ impl Fleet {
         }
         self.tell_all(Command::Refuse { until: Instant::now() });
         self.wait_until(Instant::now() + REFUSE_LAST, shut)
+    }
+
+    fn let_handshakes_end(&self, ports: &[u16], until: Instant) {
+        let settled = until.min(Instant::now() + HANDSHAKE);
+        loop {
+            let began = Instant::now();
+            if !sys::handshakes::pending(ports, settled) || Instant::now() >= settled {
+                return;
+            }
+            // A machine with many sockets has a long table: no more than a fifth of the time is read.
+            let pause = HANDSHAKE_LOOK.max(began.elapsed() * 4);
+            self.wait_until(settled.min(Instant::now() + pause), || false);
+        }
     }
 
     /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
@@ -213,7 +225,7 @@ impl Fleet {
     /// Takes the place of one connection in `proxy`, if there is one.
     pub(super) fn admit(&self, proxy: &Proxy) -> bool {
         let one_more = |n| (n < proxy.limit()).then(|| n + 1);
-        self.active() < self.limit && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+        self.fits() && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
     /// Gives the place back: nobody stood in the backlog.
@@ -245,7 +257,12 @@ impl Fleet {
 
     /// Whether `proxy` may take in one more.
     pub(super) fn has_room(&self, proxy: &Proxy) -> bool {
-        self.active() < self.limit && proxy.active() < proxy.limit()
+        self.fits() && proxy.active() < proxy.limit()
+    }
+
+    /// A pipe takes as many file descriptors as a connection.
+    fn fits(&self) -> bool {
+        self.active() + self.pipes.load(Relaxed) < self.limit
     }
 }
 
