@@ -32,7 +32,7 @@
 //! workers, steps, hooks   one thread each                                      worker, step, exit
 //! ```
 //!
-//! Invariant: what these threads know in common is in [`core`], under one lock, and every wait but
+//! Invariant: what these threads know in common is in `core`, under one lock, and every wait but
 //! that for the stop itself has a deadline.
 
 mod builder;

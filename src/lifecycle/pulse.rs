@@ -44,11 +44,15 @@ pub(super) fn watch(core: &Arc<Core>) {
 
 /// Asks systemd for time while the stop shows life, until `deadline`.
 pub(super) fn extend(core: &Core, cleanup: Arc<Beat>, deadline: Instant) {
-    core.notifier.repeat(PULSE, move || match () {
-        () if Instant::now() >= deadline => Tick::Done,
-        () if cleanup.is_within(DEAD) => Tick::ExtendTimeout(EXTEND),
-        () => Tick::Skip,
-    });
+    core.notifier.repeat(PULSE, move || extension(Instant::now(), deadline, cleanup.is_within(DEAD)));
+}
+
+fn extension(now: Instant, deadline: Instant, alive: bool) -> Tick {
+    match alive {
+        _ if now >= deadline => Tick::Done,
+        true => Tick::ExtendTimeout(EXTEND),
+        false => Tick::Skip,
+    }
 }
 
 /// Workers, and the cleanup as one of them, that have not shown life within `interval`.
@@ -59,4 +63,18 @@ fn hung_workers(core: &Core, interval: Duration) -> Vec<(Task, String)> {
         .filter(|(_, (_, beat))| !beat.is_within(interval))
         .map(|(task, (name, _))| (task, name.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_asked_for_while_the_cleanup_lives_and_inside_its_deadline() {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let before = deadline - Duration::from_millis(1);
+        assert_eq!(extension(before, deadline, true), Tick::ExtendTimeout(Duration::from_secs(5)));
+        assert_eq!(extension(before, deadline, false), Tick::Skip);
+        assert_eq!(extension(deadline, deadline, true), Tick::Done);
+    }
 }

@@ -147,7 +147,7 @@ pub(super) struct Beat {
     at: AtomicU64,
 }
 
-/// In a wait of the library, from which it will come back: alive.
+/// In a wait of the library, from which it will come back: a beat in the far future.
 const IDLE: u64 = u64::MAX;
 
 impl Beat {
@@ -166,7 +166,7 @@ impl Beat {
     /// Whether the thread has shown life within `interval` before now.
     pub(super) fn is_within(&self, interval: Duration) -> bool {
         let at = self.at.load(Ordering::Relaxed);
-        at == IDLE || self.epoch.elapsed().saturating_sub(Duration::from_micros(at)) <= interval
+        self.epoch.elapsed().saturating_sub(Duration::from_micros(at)) <= interval
     }
 }
 

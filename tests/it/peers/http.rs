@@ -4,10 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use super::{LONG, SOON};
-use crate::support::peers::client::{Client, run};
-use crate::support::peers::drained::Drained;
-use crate::support::peers::server::Server;
-use crate::support::peers::{random_file, sha256, text, wait_for};
+use crate::support::real_peers::client::{Client, run};
+use crate::support::real_peers::drained::Drained;
+use crate::support::real_peers::server::Server;
+use crate::support::real_peers::{random_file, sha256, text, wait_for};
 
 #[test]
 #[ignore = "needs nginx and root: `make test` as root"]

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::LONG;
-use crate::support::peers::client::run;
-use crate::support::peers::drained::Drained;
-use crate::support::peers::server::Server;
+use crate::support::real_peers::client::run;
+use crate::support::real_peers::drained::Drained;
+use crate::support::real_peers::server::Server;
 
 #[test]
 #[ignore = "needs iperf3 and root: `make test` as root"]

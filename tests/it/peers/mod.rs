@@ -13,7 +13,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::support::peers::wait_for;
+use crate::support::real_peers::wait_for;
 
 /// What a stop, or its end after the last connection, may take on a loaded machine.
 const SOON: Duration = Duration::from_millis(800);

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::{LONG, SOON, wait_for_fin};
-use crate::support::peers::client::{Client, Ended, run, run_with};
-use crate::support::peers::drained::Drained;
-use crate::support::peers::server::{Server, postgres_program};
-use crate::support::peers::{text, wait_for};
+use crate::support::real_peers::client::{Client, Ended, run, run_with};
+use crate::support::real_peers::drained::Drained;
+use crate::support::real_peers::server::{Server, postgres_program};
+use crate::support::real_peers::{text, wait_for};
 
 /// Where libpq connects to: a host or the directory of a UNIX socket, and a port.
 type Target = [String; 2];

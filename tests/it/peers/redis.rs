@@ -4,10 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::{LONG, SOON, wait_for_fin};
-use crate::support::peers::client::{Client, run, run_with};
-use crate::support::peers::drained::Drained;
-use crate::support::peers::server::Server;
-use crate::support::peers::text;
+use crate::support::real_peers::client::{Client, run, run_with};
+use crate::support::real_peers::drained::Drained;
+use crate::support::real_peers::server::Server;
+use crate::support::real_peers::text;
 
 #[test]
 #[ignore = "needs redis and root: `make test` as root"]
@@ -88,7 +88,7 @@ fn an_idle_redis_cli_is_closed_at_once_by_a_fin() {
         let options = ["-p", &redis.tcp.port().to_string(), "PUBLISH", "news", word];
         run("redis-cli", options).success()
     };
-    crate::support::peers::wait_for("subscriber", Duration::from_secs(10), || {
+    crate::support::real_peers::wait_for("subscriber", Duration::from_secs(10), || {
         (publish("hello").trim() == "1").then_some(())
     });
     std::thread::sleep(QUIET);
@@ -115,7 +115,7 @@ fn a_redis_cli_at_its_prompt_has_its_fin_at_once() {
     let mut stdin = session.stdin.take().unwrap();
     stdin.write_all(b"SET key value\n").unwrap();
     let get = ["-p", &redis.tcp.port().to_string(), "GET", "key"];
-    crate::support::peers::wait_for("value", Duration::from_secs(10), || {
+    crate::support::real_peers::wait_for("value", Duration::from_secs(10), || {
         (run("redis-cli", get).success().trim() == "value").then_some(())
     });
     std::thread::sleep(QUIET);

@@ -61,15 +61,36 @@ impl End {
 impl Daemon {
     pub fn start(mut command: Command) -> Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Daemon::start_as_is(command)
+    }
+
+    /// With the standard streams that the command says. Lines are collected of those that are piped.
+    pub fn start_as_is(mut command: Command) -> Daemon {
         let mut child = command.spawn().unwrap();
         let lines = Arc::new(Lines::default());
-        collect(child.stdout.take().unwrap(), lines.clone());
-        collect(child.stderr.take().unwrap(), lines.clone());
+        match child.stdout.take() {
+            Some(stdout) => collect(stdout, lines.clone()),
+            None => collect(std::io::empty(), lines.clone()),
+        }
+        match child.stderr.take() {
+            Some(stderr) => collect(stderr, lines.clone()),
+            None => collect(std::io::empty(), lines.clone()),
+        }
         Daemon { child, lines }
     }
 
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// The lines so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.so_far.lock().unwrap().iter().filter(|line| !line.is_empty()).cloned().collect()
+    }
+
+    /// How many lines so far contain `text`.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines().iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for a line that contains `text`, and returns it.

@@ -2,10 +2,12 @@
 
 pub mod container;
 pub mod daemon;
+pub mod drained;
 pub mod image;
 pub mod load;
 pub mod manager;
 pub mod peers;
+pub mod real_peers;
 pub mod scratch;
 
 use std::time::Duration;

@@ -1,0 +1,210 @@
+//! The daemon itself under a fake service manager, with a configuration of the test's.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::SOON;
+use super::daemon::{Daemon, End};
+use super::manager::Manager;
+use super::scratch::Scratch;
+
+/// How the daemon is to be started.
+pub struct Setup {
+    config: String,
+    wrapper: Vec<String>,
+    environment: Vec<(String, String)>,
+    level: &'static str,
+    stdin: Stdio,
+    stderr: Option<Stdio>,
+}
+
+/// A running daemon. Killed when dropped.
+pub struct Drained {
+    pub daemon: Daemon,
+    pub manager: Manager,
+    pub scratch: Scratch,
+}
+
+impl Setup {
+    /// With this configuration in a file.
+    pub fn new(config: &str) -> Setup {
+        Setup {
+            config: config.to_owned(),
+            wrapper: Vec::new(),
+            environment: Vec::new(),
+            level: "info",
+            stdin: Stdio::null(),
+            stderr: None,
+        }
+    }
+
+    /// With one proxy named p that listens on a port which the kernel chooses. `more` follows it.
+    pub fn proxy(upstream: &str, more: &str) -> Setup {
+        Setup::new(&format!("[proxy.p]\nlisten = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{more}\n"))
+    }
+
+    /// Every connection is logged.
+    pub fn debug(mut self) -> Setup {
+        self.level = "debug";
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Started by this command, whose last argument it becomes.
+    pub fn by(mut self, wrapper: &[&str]) -> Setup {
+        self.wrapper.extend(wrapper.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// With these soft and hard limits on file descriptors.
+    pub fn descriptors(self, limit: u32) -> Setup {
+        self.by(&["prlimit", &format!("--nofile={limit}:{limit}")])
+    }
+
+    /// With this as the socket that a .socket unit of that name passes.
+    pub fn passed(mut self, listener: &impl std::os::fd::AsFd, name: &str) -> Setup {
+        self.stdin = listener.as_fd().try_clone_to_owned().unwrap().into();
+        let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        self.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).by(&["sh", "-c", script])
+    }
+
+    /// With this as standard error: no line is collected.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Setup {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
+    /// Starts it and returns at once.
+    pub fn spawn(self) -> Drained {
+        let manager = Manager::new();
+        let address = manager.address().to_owned();
+        self.spawn_with(manager, &address)
+    }
+
+    /// Starts it with this as $NOTIFY_SOCKET and returns at once.
+    pub fn spawn_with(self, manager: Manager, notify_socket: &str) -> Drained {
+        let scratch = Scratch::new();
+        let control = scratch.path("control.sock");
+        let config = format!("[daemon]\nworkers = 2\ncontrol = \"{}\"\n{}", control.display(), self.config);
+        let file = scratch.write("drained.toml", config);
+        let mut words = self.wrapper;
+        words.push(env!("CARGO_BIN_EXE_drained").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("--config").arg(file).args(["--log-level", self.level]);
+        for name in ["WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID"] {
+            command.env_remove(name);
+        }
+        command.env("NOTIFY_SOCKET", notify_socket).envs(self.environment);
+        command.stdin(self.stdin).stdout(Stdio::piped()).stderr(self.stderr.unwrap_or_else(Stdio::piped));
+        Drained { daemon: Daemon::start_as_is(command), manager, scratch }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(self) -> Drained {
+        let drained = self.spawn();
+        drained.manager.wait_for(SOON, |message| message.says("READY=1"));
+        drained
+    }
+}
+
+impl Drained {
+    /// Where the only proxy listens.
+    pub fn address(&self) -> String {
+        self.address_of("p")
+    }
+
+    /// Where the proxy of that name listens, first.
+    pub fn address_of(&self, proxy: &str) -> String {
+        let line = self.daemon.wait_line(&format!("proxy {proxy} listens on "));
+        let (_, rest) = line.split_once(" listens on ").unwrap();
+        rest.split(' ').next().unwrap().to_owned()
+    }
+
+    /// Where the proxies listen, all of them in the order of the configuration.
+    pub fn addresses(&self) -> Vec<String> {
+        // Ready is logged after the listeners.
+        self.daemon.wait_line("ready");
+        let lines = self.daemon.lines();
+        let rests = lines.iter().filter_map(|line| Some(line.split_once(" listens on ")?.1));
+        rests.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.daemon.pid()
+    }
+
+    pub fn signal(&self, signal: Signal) -> Instant {
+        self.daemon.signal(signal)
+    }
+
+    /// SIGTERM, then waits until the phase Drain has begun.
+    pub fn term_and_drain(&self) -> Instant {
+        let at = self.signal(Signal::SIGTERM);
+        self.daemon.wait_line("phase drain");
+        at
+    }
+
+    pub fn wait_end(self) -> End {
+        self.daemon.wait_end()
+    }
+
+    pub fn wait_end_within(self, bound: Duration) -> End {
+        self.daemon.wait_end_within(bound)
+    }
+
+    /// SIGTERM, and an orderly end.
+    pub fn stop(self) -> End {
+        self.signal(Signal::SIGTERM);
+        let end = self.daemon.wait_end();
+        assert_eq!((end.code, end.signal), (Some(0), None), "{:#?}", end.lines);
+        end
+    }
+
+    /// How many file descriptors it has, of those whose link begins with `kind`.
+    pub fn descriptors(&self, kind: &str) -> usize {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let links = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        links.filter(|link| link.to_str().unwrap().starts_with(kind)).count()
+    }
+
+    /// A figure of /proc/PID/smaps_rollup, in bytes.
+    pub fn memory(&self, field: &str) -> usize {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.split_whitespace().next()).unwrap();
+        kib.parse::<usize>().unwrap() * 1024
+    }
+
+    /// User and system time that it has used.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let (_, rest) = stat.rsplit_once(") ").unwrap();
+        let fields: Vec<&str> = rest.split(' ').collect();
+        // Fields 14 and 15 of proc_pid_stat(5), in ticks of 1/100 s.
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+/// Waits until `done`, looking again and again. For what no event tells.
+pub fn until(what: &str, done: impl Fn() -> bool) {
+    let bound = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < bound, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Held by a test that measures, or that is heavy: no two of them run at the same time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
