@@ -94,7 +94,8 @@ fn upstream_status(upstream: &Upstream) -> UpstreamStatus {
 /// SIGUSR1: the same as `drainctl status`, a line a proxy, into the journal.
 pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
     let status = status(fleet, handle);
-    info!(log, "report: {}, up for {} s, {} connections", status.state.word(), status.uptime_s, fleet.active();
+    info!(log, "report: {}, up for {} s, {}", status.state.word(), status.uptime_s,
+        count(u64::from(fleet.active()), "connection", "connections");
         Event::Report);
     for (name, proxy) in &status.proxies {
         let Connections { active, accepted, drained, cut, failed, .. } = proxy.connections;
@@ -103,8 +104,8 @@ pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
             "DRAINED_BYTES_TO_UPSTREAM" => proxy.bytes.to_upstream,
             "DRAINED_BYTES_TO_CLIENT" => proxy.bytes.to_client);
         for upstream in &proxy.upstreams {
-            info!(log, "report: upstream {}: {}, {} connections", upstream.address, upstream.state.word(),
-                upstream.connections; Event::Report, "DRAINED_PROXY" => name.clone(),
+            info!(log, "report: upstream {}: {}, {}", upstream.address, upstream.state.word(),
+                count(upstream.connections, "connection", "connections"); Event::Report, "DRAINED_PROXY" => name.clone(),
                 "DRAINED_UPSTREAM" => upstream.address.clone());
         }
     }

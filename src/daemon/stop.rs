@@ -88,9 +88,9 @@ impl Stop {
         let fleet = &self.fleet;
         fault::strike("step-hang", None);
         fleet.drain(|drain| self.deadline(drain));
-        while fleet.active() > 0 && Instant::now() < context.deadline() {
+        while fleet.is_busy() && Instant::now() < context.deadline() {
             context.notifier().status(report::draining_text(fleet));
-            fleet.wait_until(Instant::now() + LOOK, || fleet.active() == 0);
+            fleet.wait_until(Instant::now() + LOOK, || !fleet.is_busy());
         }
         context.notifier().status(report::draining_text(fleet));
         match fleet.active() {

@@ -34,7 +34,10 @@ impl Worker {
                 Ok(Connecting::Done(fd)) => (fd, true),
                 Ok(Connecting::Pending(fd)) => (fd, false),
                 // Not the upstream's fault: tried again until the time to connect is over.
-                Err(errno) if is_scarcity(errno) => return self.arm(key, again),
+                Err(errno) if is_scarcity(errno) => {
+                    self.fleet.descriptors_ran_out(self.now);
+                    return self.arm(key, again);
+                }
                 Err(errno) if is_crowded(errno) => {
                     crowded.add(index);
                     continue;
@@ -119,9 +122,10 @@ impl Worker {
         }
         connection.connect_until = None;
         connection.last = now;
-        // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
+        // Edges of the time before are gone: both ends count as ready, the upstream even as ended, until
+        // they say EAGAIN.
         connection.to_upstream.flow.sink_ready();
-        connection.to_client.flow.source_ready();
+        connection.to_client.flow.source_ending();
         let upstream = &proxy.upstreams[usize::from(upstream)];
         debug!(self.log, "connected {} to {}", connection.peer, upstream.name; Event::ConnectionOpened,
             "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),

@@ -11,6 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::listener::{self, Listener};
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
+use super::worker::RETRY_SCARCE;
 use crate::sys::{self, socket};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
@@ -40,7 +41,8 @@ pub struct Fleet {
     pub(super) next_id: AtomicU64,
     /// How long connections live after the stop was hurried.
     pub(super) hurry: Duration,
-    listening: AtomicUsize,
+    /// Until when nobody is taken in, for those who are in lack file descriptors.
+    pub(super) scarce_until: AtomicU64,
     pub(super) ended_in_drain: AtomicU64,
     change: Mutex<()>,
     changed: Condvar,
@@ -54,6 +56,8 @@ pub struct Proxy {
     pub upstreams: Vec<Upstream>,
     pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Doors of workers that are open.
+    listening: AtomicUsize,
     pub(super) active: AtomicU32,
     pub(super) rotation: AtomicUsize,
     pub(super) draining: AtomicBool,
@@ -103,7 +107,7 @@ impl Fleet {
             active: AtomicU32::new(0),
             next_id: AtomicU64::new(1),
             hurry,
-            listening: AtomicUsize::new(0),
+            scarce_until: AtomicU64::new(0),
             ended_in_drain: AtomicU64::new(0),
             change: Mutex::default(),
             changed: Condvar::new(),
@@ -132,7 +136,7 @@ impl Fleet {
 
     /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
     /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
-    /// left as they are. Returns when it is done, or false at `until`, which comes at once when the
+    /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is done, or false at `until`, which comes at once when the
     /// stop is `hurried`.
     pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
         let mut ports = Vec::new();
@@ -152,7 +156,7 @@ impl Fleet {
             }
         }
         self.tell_all(Command::Refuse { until });
-        let shut = || self.listening.load(Relaxed) == 0;
+        let shut = || self.proxies.iter().all(|p| !p.is_listening() || !self.has_room(p));
         while !hurried() && Instant::now() < until {
             if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
                 return true;
@@ -196,13 +200,14 @@ impl Fleet {
         }
     }
 
-    pub(super) fn listener_opened(&self) {
-        self.listening.fetch_add(1, Relaxed);
+    pub(super) fn listener_closed(&self, proxy: &Proxy) {
+        proxy.listening.fetch_sub(1, Relaxed);
+        self.notify();
     }
 
-    pub(super) fn listener_closed(&self) {
-        self.listening.fetch_sub(1, Relaxed);
-        self.notify();
+    /// Connections live, or clients still wait for room in a backlog.
+    pub fn is_busy(&self) -> bool {
+        self.active() > 0 || self.proxies.iter().any(Proxy::is_listening)
     }
 
     /// Takes the place of one connection in `proxy`, if there is one.
@@ -214,6 +219,11 @@ impl Fleet {
     /// Gives the place back: nobody stood in the backlog.
     pub(super) fn not_admitted(&self, proxy: &Proxy) {
         proxy.active.fetch_sub(1, Relaxed);
+    }
+
+    /// A connection found no file descriptor and will try again soon: before anybody else is taken in.
+    pub(super) fn descriptors_ran_out(&self, now: u64) {
+        self.scarce_until.fetch_max(now + 2 * RETRY_SCARCE, Relaxed);
     }
 
     /// A connection that was admitted is there.
@@ -259,6 +269,7 @@ impl Proxy {
             upstreams: config.upstream.iter().map(upstream).collect::<Result<_>>()?,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             listeners: Mutex::new(listeners),
+            listening: AtomicUsize::new(0),
             active: AtomicU32::new(0),
             rotation: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -270,6 +281,14 @@ impl Proxy {
     /// Connections that live, those that wait for their upstream included.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listening.fetch_add(1, Relaxed);
+    }
+
+    fn is_listening(&self) -> bool {
+        self.listening.load(Relaxed) > 0
     }
 
     fn limit(&self) -> u32 {

@@ -16,10 +16,20 @@ const LARGE_MAX: usize = 8;
 /// Empty pipes kept for the next burst of slow receivers.
 const SPARE_MAX: usize = 32;
 
-#[derive(Default)]
 pub struct Pipes {
     spare: Vec<Pipe>,
     large: usize,
+}
+
+impl Default for Pipes {
+    /// With one to begin with: while receivers keep up it serves, whatever else runs out.
+    fn default() -> Pipes {
+        let mut pipes = Pipes { spare: Vec::new(), large: 0 };
+        if let Ok(pipe) = pipes.take() {
+            pipes.put(pipe);
+        }
+        pipes
+    }
 }
 
 impl Pipes {

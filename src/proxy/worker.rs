@@ -188,7 +188,9 @@ impl Worker {
         }
         let (up, down) = (&mut connection.to_upstream.flow, &mut connection.to_client.flow);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
-        if readable {
+        if flags.intersects(EpollFlags::EPOLLRDHUP | broken) {
+            source.source_ending();
+        } else if readable {
             source.source_ready();
         }
         if writable {
@@ -225,7 +227,10 @@ impl Worker {
                     self.ready.push_back(key);
                 }
             }
-            Turn::NoPipe => self.arm(key, self.now + RETRY_SCARCE),
+            Turn::NoPipe => {
+                self.fleet.descriptors_ran_out(self.now);
+                self.arm(key, self.now + RETRY_SCARCE);
+            }
             Turn::Failed(errno) => {
                 debug!(self.log, "relay broke off: {}", errno.desc(); Event::RelayFailed,
                     "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id);

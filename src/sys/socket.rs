@@ -178,6 +178,27 @@ fn to_ip(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
+/// Whether something can be taken from a socket at once: a connection from a listener.
+pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// How the stream of a connection ended, if nothing is left to be read before its end.
+pub fn ended(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // Not among nix's flags: a FIN came, see poll(2).
+    let fin = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [PollFd::new(fd, fin)];
+    poll(&mut fds, PollTimeout::ZERO).ok()?;
+    let found = fds[0].revents()?;
+    match take_error(fd) {
+        Err(errno) if found.contains(PollFlags::POLLERR) => Some(Err(errno)),
+        _ if found.intersects(fin | PollFlags::POLLHUP) && unread(fd) == 0 => Some(Ok(())),
+        _ => None,
+    }
+}
+
 /// Starts to connect. TCP sockets get TCP_NODELAY and SO_KEEPALIVE.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ fn curl_gets_the_same_through_drained() {
     let nginx = Server::nginx();
     let whole = random_file(&nginx.directory.path("www/file"), 64);
     let direct = nginx.tcp.to_string();
-    let (got, kept) = (nginx.directory.path("got"), nginx.directory.text("kept"));
+    let (got, kept) = (nginx.directory.path("got"), text(&nginx.directory.path("kept")));
     let ranges = ["0-0", "1000-1999", "33554431-50331650", "-17", "5-9,100-119"];
     let wanted = ranges.map(|range| part(&direct, range));
     for upstream in [direct.clone(), nginx.unix_address()] {

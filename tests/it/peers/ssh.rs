@@ -13,7 +13,7 @@ const HOST: &str = "root@127.0.0.1";
 
 /// The options of a client that trusts the test's server and takes nothing from the user's files.
 fn options(sshd: &Server, port: u16) -> Vec<String> {
-    let key = sshd.directory.text("key");
+    let key = text(&sshd.directory.path("key"));
     let mut options = vec!["-F".into(), "none".into(), "-i".into(), key, "-o".into(), format!("Port={port}")];
     let settings =
         ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"];

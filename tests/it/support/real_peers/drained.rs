@@ -13,7 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 
-use super::{BOUND, Directory, text, wait_for};
+use super::{BOUND, text, wait_for};
+use crate::support::scratch::Scratch;
 
 /// One journal entry: its fields by name.
 pub type Fields = BTreeMap<String, String>;
@@ -27,7 +28,7 @@ pub struct Drained {
     /// Its UNIX listener, named as libpq expects it in a directory.
     pub unix: std::path::PathBuf,
     _stream: UnixStream,
-    _directory: Directory,
+    _directory: Scratch,
 }
 
 /// A stop that was asked for.
@@ -38,7 +39,7 @@ pub struct Stopping {
 impl Drained {
     /// Starts it between a TCP and a UNIX listener and `upstream`, and waits until it serves.
     pub fn start(upstream: impl ToString, deadline: &str) -> Drained {
-        let directory = Directory::new("drained");
+        let directory = Scratch::new();
         fs::create_dir_all(directory.path("run/systemd/journal")).unwrap();
         let journald = UnixDatagram::bind(directory.path("run/systemd/journal/socket")).unwrap();
         let entries = Arc::<Mutex<Vec<Fields>>>::default();

@@ -10,41 +10,12 @@ pub mod server;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// No single step of a test may take longer: a start, a client's run, a stop.
 pub const BOUND: Duration = Duration::from_secs(60);
-
-/// A directory that is gone with its owner. Others may look into it: some servers refuse to be root.
-pub struct Directory(PathBuf);
-
-impl Directory {
-    pub fn new(name: &str) -> Directory {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("drained-it-{}-{name}-{number}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Directory(path)
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// The same as text, for command lines and configurations.
-    pub fn text(&self, name: &str) -> String {
-        text(&self.path(name))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 pub fn text(path: &Path) -> String {
     path.to_str().expect("temporary paths are plain text").to_owned()

@@ -6,14 +6,18 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::client::run;
-use super::{BOUND, Directory, free_address, text, wait_for};
+use super::{BOUND, free_address, text, wait_for};
+use crate::support::scratch::Scratch;
 
 /// A server on a TCP address and, if it can, on a UNIX socket.
 pub struct Server {
     // The order of the fields: first it ends, then its directory goes.
     process: Contained,
-    pub directory: Directory,
+    pub directory: Scratch,
     pub tcp: SocketAddr,
     pub unix: Option<PathBuf>,
 }
@@ -21,8 +25,8 @@ pub struct Server {
 impl Server {
     /// nginx for the files of the folder `www`.
     pub fn nginx() -> Server {
-        let (directory, tcp) = (Directory::new("nginx"), free_address());
-        let (root, socket) = (text(&directory.0), directory.path("socket"));
+        let (directory, tcp) = (Scratch::new(), free_address());
+        let (root, socket) = (text(&directory.path("")), directory.path("socket"));
         fs::create_dir(directory.path("www")).unwrap();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {root}/{name};"))
@@ -35,13 +39,13 @@ impl Server {
             text(&socket)
         );
         fs::write(directory.path("nginx.conf"), config).unwrap();
-        let config = directory.text("nginx.conf");
+        let config = text(&directory.path("nginx.conf"));
         let process = Contained::start(&directory, ["nginx", "-e", "stderr", "-c", &config]);
         Server { process, directory, tcp, unix: Some(socket) }.ready()
     }
 
     pub fn redis() -> Server {
-        let (directory, tcp) = (Directory::new("redis"), free_address());
+        let (directory, tcp) = (Scratch::new(), free_address());
         let socket = directory.path("socket");
         let (port, path) = (tcp.port().to_string(), text(&socket));
         let address = ["redis-server", "--bind", "127.0.0.1", "--port", &port, "--unixsocket", &path];
@@ -52,8 +56,8 @@ impl Server {
 
     /// PostgreSQL with the super user `postgres`, who needs no password.
     pub fn postgres() -> Server {
-        let (directory, tcp) = (Directory::new("postgres"), free_address());
-        let data = directory.text("data");
+        let (directory, tcp) = (Scratch::new(), free_address());
+        let data = text(&directory.path("data"));
         fs::create_dir(&data).unwrap();
         run("chown", ["postgres:postgres", &data]).success();
         let program = |name| text(&postgres_program(name));
@@ -70,21 +74,21 @@ impl Server {
 
     /// sshd for root with the key in the file `key`, which is also its host key.
     pub fn sshd() -> Server {
-        let (directory, tcp) = (Directory::new("sshd"), free_address());
-        let key = directory.text("key");
+        let (directory, tcp) = (Scratch::new(), free_address());
+        let key = text(&directory.path("key"));
         run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", &key]).success();
         let config = format!(
             "ListenAddress {tcp}\nHostKey {key}\nAuthorizedKeysFile {key}.pub\nPermitRootLogin yes\nPidFile none\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPrintMotd no\nSubsystem sftp internal-sftp\n"
         );
         fs::write(directory.path("config"), config).unwrap();
-        let config = directory.text("config");
+        let config = text(&directory.path("config"));
         let process = Contained::start(&directory, ["/usr/sbin/sshd", "-D", "-e", "-f", &config]);
         Server { process, directory, tcp, unix: None }.ready()
     }
 
     pub fn iperf3() -> Server {
-        let (directory, tcp) = (Directory::new("iperf3"), free_address());
+        let (directory, tcp) = (Scratch::new(), free_address());
         let port = tcp.port().to_string();
         let options = ["iperf3", "-s", "--forceflush", "-B", "127.0.0.1", "-p", &port];
         let mut process = Contained::start(&directory, options);
@@ -135,14 +139,14 @@ const START: &str =
     "mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/log; mkdir /run/sshd; \"$@\" & wait";
 
 impl Contained {
-    fn start<'a>(directory: &Directory, command: impl IntoIterator<Item = &'a str>) -> Contained {
+    fn start<'a>(directory: &Scratch, command: impl IntoIterator<Item = &'a str>) -> Contained {
         let log = directory.path("log");
         let output = File::create(&log).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"])
             .args(["--mount-proc", "sh", "-euc", START, "sh"])
             .args(command)
-            .current_dir(&directory.0)
+            .current_dir(directory.path(""))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -160,7 +164,12 @@ impl Contained {
 
 impl Drop for Contained {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // The end of process 1 is the end of all, and waits for it; that of unshare(1) does not.
+        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
+        match fs::read_to_string(path).unwrap_or_default().trim().parse() {
+            Ok(first) => drop(kill(Pid::from_raw(first), Signal::SIGKILL)),
+            Err(_) => drop(self.child.kill()),
+        }
         let _ = self.child.wait();
     }
 }
