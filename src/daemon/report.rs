@@ -36,14 +36,13 @@ pub fn running_text(fleet: &Fleet) -> String {
 
 /// STATUS= in the lame duck.
 pub fn lame_duck_text(fleet: &Fleet, until: Instant) -> String {
-    let active = fleet.active();
     let left = until.saturating_duration_since(Instant::now()).as_secs() + 1;
-    format!("Draining: {active} of {active} connections left, still accepting for {left} s")
+    format!("{}, still accepting for {left} s", draining_text(fleet))
 }
 
 /// STATUS= while draining.
 pub fn draining_text(fleet: &Fleet) -> String {
-    let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_drain());
+    let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_stop());
     let cut: u64 = fleet.proxies.iter().map(|p| p.totals().cut).sum();
     let cut = if cut > 0 { format!(", {cut} cut") } else { String::new() };
     format!("Draining: {active} of {} connections left{cut}", active + ended)

@@ -41,7 +41,10 @@ impl Stop {
     /// Declares the steps.
     pub fn declare(&self, life: &mut Lifecycle, control: Option<Running>) {
         let fleet = self.fleet.clone();
-        life.stop_status(move || report::draining_text(&fleet));
+        life.stop_status(move || {
+            fleet.begin_stop();
+            report::draining_text(&fleet)
+        });
         let bound = lame_duck(&self.fleet) + GRACE;
         let fleet = self.fleet.clone();
         life.step(Phase::Announce, "lame-duck", bound, move |context| {

@@ -45,7 +45,8 @@ pub struct Fleet {
     pub(super) hurry: Duration,
     /// Until when nobody is taken in, for those who are in lack file descriptors.
     pub(super) scarce_until: AtomicU64,
-    pub(super) ended_in_drain: AtomicU64,
+    stopping: AtomicBool,
+    ended_in_stop: AtomicU64,
     change: Mutex<()>,
     changed: Condvar,
 }
@@ -111,7 +112,8 @@ impl Fleet {
             next_id: AtomicU64::new(1),
             hurry,
             scarce_until: AtomicU64::new(0),
-            ended_in_drain: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            ended_in_stop: AtomicU64::new(0),
             change: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -127,9 +129,14 @@ impl Fleet {
         self.limit
     }
 
-    /// Connections that have ended since the drain began, however they did.
-    pub fn ended_in_drain(&self) -> u64 {
-        self.ended_in_drain.load(Relaxed)
+    /// The stop has begun: from here on it is counted how many connections end.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// Connections that have ended since the stop began, however they did.
+    pub fn ended_in_stop(&self) -> u64 {
+        self.ended_in_stop.load(Relaxed)
     }
 
     /// How many workers share it.
@@ -245,6 +252,7 @@ impl Fleet {
 
     pub(super) fn connection_closed(&self, proxy: &Proxy) {
         proxy.active.fetch_sub(1, Relaxed);
+        self.ended_in_stop.fetch_add(u64::from(self.stopping.load(Relaxed)), Relaxed);
         if self.active.fetch_sub(1, Relaxed) == 1 {
             self.notify();
         }

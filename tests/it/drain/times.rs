@@ -1,24 +1,37 @@
 //! A stop lasts no longer than what it waits for.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::pair;
 use crate::support::SOON;
+use crate::support::daemon::Daemon;
 use crate::support::drained::{Setup, alone};
 use crate::support::peers::Listener;
 
 const RUNS: usize = 9;
-const MEDIAN: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_millis(100);
+const PROMISED: Duration = Duration::from_millis(20);
 
-/// Half of the runs must keep to what is promised; the others may meet a busy machine.
+/// What is promised holds for the median. A machine that takes long to end even a process that does
+/// nothing is granted a multiple of that time: a stop goes from thread to thread.
 fn assert_prompt(what: &str, mut times: Vec<Duration>) {
+    let mut nothing: Vec<_> = (0..RUNS).map(|_| end_of_nothing()).collect();
     times.sort();
-    println!("{what}: median {:?}, longest {:?}", times[RUNS / 2], times[RUNS - 1]);
-    assert!(times[RUNS / 2] <= MEDIAN, "{what}: {times:?}");
-    assert!(times[RUNS * 3 / 4] <= LONGEST, "{what}: {times:?}");
+    nothing.sort();
+    let (median, nothing) = (times[RUNS / 2], nothing[RUNS / 2]);
+    println!("{what}: median {median:?}, longest {:?}; doing nothing: {nothing:?}", times[RUNS - 1]);
+    assert!(median <= PROMISED.max(nothing * 10), "{what}: {times:?}");
+}
+
+/// How long the end of a process takes that does nothing.
+fn end_of_nothing() -> Duration {
+    let mut command = std::process::Command::new("sleep");
+    command.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let process = Daemon::start_as_is(command);
+    let at = process.signal(Signal::SIGTERM);
+    process.wait_end().at - at
 }
 
 #[test]
