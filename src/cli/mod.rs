@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::systemd::journal;
 use crate::{Error, Exit};
 
 /// Reads the arguments, or says why not: help and version end with 0, a wrong usage with 64.
@@ -31,8 +32,10 @@ fn fail(program: &str, error: &Error) -> ExitCode {
     error.exit().into()
 }
 
+/// Prints on standard error; for the journal with the priority of an error, see sd-daemon(3).
 fn complain(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let priority = if journal::stderr_is_journal() { "<3>" } else { "" };
+    let _ = writeln!(std::io::stderr(), "{priority}{line}");
 }
 
 /// Prints on standard output; a reader that went away is no error.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::draft::{Draft, ProxyDraft};
 use super::place::{At, Place, Report};
-use super::{ListenAddress, UnixPath, UpstreamAddress, duration};
+use super::{ListenAddress, MOST_UPSTREAMS, UnixPath, UpstreamAddress, duration};
 
 pub(super) fn all(draft: &mut Draft, report: &mut Report) {
     // Tables are read in the order of their names; errors shall name the later place of two.
@@ -59,6 +59,11 @@ fn clash(
 fn upstreams(proxies: &[ProxyDraft], report: &mut Report) {
     for proxy in proxies {
         let all: Vec<_> = upstream(proxy).collect();
+        if let Some(at) = all.get(MOST_UPSTREAMS) {
+            let text =
+                format!("there are {} upstreams, but a proxy takes {MOST_UPSTREAMS} at the most", all.len());
+            report.error(&at.place, key("upstream", &at.place, text));
+        }
         for (i, at) in all.iter().enumerate() {
             if all[..i].iter().any(|first| first.value == at.value) {
                 report.error(&at.place, key("upstream", &at.place, format!("{} is listed twice", at.value)));

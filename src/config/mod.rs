@@ -25,6 +25,9 @@ use std::time::Duration;
 
 pub use duration::render as render_duration;
 
+/// The most upstreams that one proxy takes.
+pub const MOST_UPSTREAMS: usize = 64;
+
 /// The file that is read where no other is named.
 pub const DEFAULT_FILE: &str = "/etc/drained/drained.toml";
 

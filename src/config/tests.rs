@@ -252,6 +252,16 @@ fn lists_and_addresses_are_told_at_their_place() {
 }
 
 #[test]
+fn a_proxy_has_sixty_four_upstreams_at_the_most() {
+    let text = |n| {
+        let list: Vec<_> = (1..=n).map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        format!("[proxy.web]\nlisten = \"127.0.0.1:8080\"\nupstream = [{}]\n", list.join(", "))
+    };
+    assert_one_error_each([(text(65), "3:1028", "takes 64 at the most")]);
+    assert!(parse(&text(64)).is_ok());
+}
+
+#[test]
 fn what_only_looks_like_a_clash_is_none() {
     for (listen, upstream) in [
         ("[\"0.0.0.0:80\", \"[::]:80\"]", "\"127.0.0.1:8080\""),

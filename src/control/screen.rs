@@ -54,7 +54,7 @@ fn summary(status: &Status) -> String {
         State::Draining => format!("Draining: {active} left"),
         State::HandingOver => format!("Handing over {active}"),
         _ if status.proxies.is_empty() => "No proxy is configured, see drained.toml(5)".to_string(),
-        _ => format!("Relaying {active} of {}", counted(status.proxies.len() as u64, "proxy")),
+        _ => format!("Serving {active} of {}", counted(status.proxies.len() as u64, "proxy")),
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
         };
         let screen = "\
 drained 0.1.0, running, pid 812, up 3h 12m
-Relaying 13 connections of 2 proxies
+Serving 13 connections of 2 proxies
 
 PROXY     STATE    PROTOCOL  ACTIVE  HELD  ACCEPTED  DRAINED  CUT  FAILED  TO UPSTREAM  TO CLIENT
 database  running  tcp            1     0      1234        0    0       0      1.2 GiB       17 B

@@ -135,9 +135,8 @@ impl Core {
 
     /// The second signal: every deadline moves to `hurry` from now.
     pub(super) fn hurry(&self, caught: Caught) {
-        let hurry = self.facts().hurry;
         // Said first: what it wakes may be the end of the log.
-        warn!(self.log, "hurried by {}: what is left has {:?}", caught, hurry; Event::Hurried);
+        warn!(self.log, "hurried by {}", caught; Event::Hurried);
         self.facts().hurried.get_or_insert_with(Instant::now);
         if self.switch.token().level() > StopLevel::Running {
             self.switch.raise(StopLevel::Hurried);

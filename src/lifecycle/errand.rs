@@ -97,7 +97,7 @@ impl Errand {
             move || run(&core, &inner)
         });
         if let Err(error) = started {
-            warn!(core.log, "{} not done: {}", self.name, error; Event::ReloadRefused);
+            warn!(core.log, "{} not done: {}", self.name, error);
             lock(&self.inner).running = false;
         }
     }

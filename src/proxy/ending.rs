@@ -116,8 +116,8 @@ impl Worker {
         match end {
             End::Cut { .. } => counters.cut.add(1),
             End::Failed => counters.failed.add(1),
-            _ if draining => counters.drained.add(1),
-            _ => {}
+            End::Done | End::Goodbye if draining => counters.drained.add(1),
+            End::Done | End::Goodbye | End::Broken | End::Idle => {}
         }
         let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
         if let Some(upstream) = upstream {

@@ -65,7 +65,8 @@ pub struct Probe {
     pub pause: u64,
 }
 
-/// The upstreams tried for one client: a mask, which is why a proxy has 64 at the most.
+/// The upstreams tried for one client: a mask of as many bits as a proxy
+/// has upstreams at the most, which the configuration sees to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tried(u64);
 

@@ -123,7 +123,8 @@ impl LogStats {
     }
 }
 
-fn stderr_is_journal() -> bool {
+/// Whether standard error leads into the journal: $JOURNAL_STREAM names it, see systemd.exec(5).
+pub fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(io::stderr()).is_ok_and(|stat| names_stream(&stream, stat.st_dev, stat.st_ino))
 }
