@@ -146,17 +146,18 @@ impl Fleet {
     /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is done, or false at `until`, which comes at once when the
     /// stop is `hurried`.
     pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
-        let mut ports = Vec::new();
+        let mut addresses = Vec::new();
         for proxy in &self.proxies {
             for listener in lock(&proxy.listeners).drain(..).filter(|l| !l.passed) {
                 // Without the filter the backlog is served all the same; only the instant of the
                 // close is less exact.
                 let _ = socket::refuse_new(listener.as_fd());
-                ports.extend(socket::local_address(listener.as_fd()).map(|a| a.port()));
+                addresses.extend(socket::local_address(listener.as_fd()));
             }
         }
         let settled = until.min(Instant::now() + HANDSHAKE);
-        while sys::handshakes::pending(&ports) && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false)
+        while sys::handshakes::pending(&addresses)
+            && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false)
         {
             if Instant::now() >= settled {
                 break;
