@@ -13,9 +13,6 @@ use crate::sys::socket::{self, Peer};
 
 /// How many moves a direction gets before others have their turn.
 const MOVES_PER_TURN: u32 = 16;
-/// Fills below it are mostly whole messages with nothing behind them. To ask for the length of the
-/// queue costs a fifth of a splice that finds nothing.
-const MESSAGE: usize = 64 << 10;
 
 /// No field of it is shared; it lives and dies on one worker.
 pub struct Connection {
@@ -190,12 +187,7 @@ impl Half {
                     self.pipe = Some(pipes.take().map_err(|_| Pumped::NoPipe)?);
                 }
                 match self.pipe.as_ref().map_or(Err(Errno::EBADF), |pipe| pipe.fill(source)) {
-                    Ok(n) => {
-                        self.flow.filled(n as u32);
-                        if (1..MESSAGE).contains(&n) && socket::unread(source) == 0 {
-                            self.flow.source_empty();
-                        }
-                    }
+                    Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
                     Err(errno) => return Err(Pumped::SourceFailed(errno)),
                 }

@@ -188,9 +188,7 @@ impl Worker {
         }
         let (up, down) = (&mut connection.to_upstream.flow, &mut connection.to_client.flow);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
-        if flags.intersects(EpollFlags::EPOLLRDHUP | broken) {
-            source.source_ending();
-        } else if readable {
+        if readable {
             source.source_ready();
         }
         if writable {
