@@ -20,8 +20,8 @@
 //! daemon                                ordered startup, status
 //! proxy | control                       listeners, workers, relays | drainctl's socket
 //! lifecycle                             the library: signals, cleanup, workers, exit, state
-//! systemd                               notify, listen fds, journal
-//! sys                                   the only unsafe: epoll, splice, signalfd, socket
+//! systemd                               notify, listen fds, journal, manager
+//! sys                                   the only unsafe: pipes and splice, sockets, limits, clock
 //! config, event, error                  leaves
 //! ```
 

@@ -141,8 +141,12 @@ impl<'a> Table<'a> {
         match value {
             DeValue::Table(table) => Some(Table::new(name, table, self.source)),
             other => {
-                let kind = kind(other);
-                report.error(&place, format!("{key} is {kind}: write a table, [{key}] or {key} = {{}}"));
+                let right = match key {
+                    "proxy" => "[proxy.NAME]".to_string(),
+                    _ if self.name == "the file" => format!("[{key}]"),
+                    _ => format!("{key} = {{ ... }}"),
+                };
+                report.error(&place, format!("{key} is {}: write a table, {right}", kind(other)));
                 None
             }
         }

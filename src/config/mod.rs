@@ -46,7 +46,7 @@ pub struct Config {
     pub proxies: Vec<Proxy>,
 }
 
-/// [daemon].
+/// `[daemon]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemon {
     /// 1 to 1024. None: one a core.
@@ -78,7 +78,7 @@ pub struct Proxy {
     pub drain: Drain,
 }
 
-/// Durations of a drain; [drain] gives the defaults, a proxy's own `drain = {}` overrides them.
+/// Durations of a drain; `[drain]` gives the defaults, a proxy's own `drain = {}` overrides them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
     /// 0 to 24 h.

@@ -68,6 +68,10 @@ pub(super) fn file(order: usize, path: &Path, content: &[u8], draft: &mut Draft,
 
 /// A syntax error, and the mistake that is mostly behind it: a string without quotes.
 fn syntax(message: &str, line: &str) -> String {
+    if message == "duplicate key" {
+        let hint = if line.contains('=') { "; several values are one list" } else { "" };
+        return format!("duplicate key: it stands above already{hint}");
+    }
     let value = line.split_once('=').map_or("", |(_, value)| value.trim());
     if !value.starts_with(|c: char| c.is_ascii_alphanumeric() || "/:.*@-".contains(c)) {
         return message.to_string();

@@ -73,7 +73,9 @@ fn clear_stale(path: &Path) -> Result<()> {
     if answers(path).map_err(|e| Error::system(format!("cannot try the control socket {shown}"), e))? {
         return Err(Error::new(
             Exit::System,
-            format!("another daemon answers on the control socket {shown}"),
+            format!(
+                "another daemon answers on the control socket {shown}: stop it, or set another path for control"
+            ),
         ));
     }
     match fs::remove_file(path) {

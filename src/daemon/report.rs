@@ -36,14 +36,13 @@ pub fn running_text(fleet: &Fleet) -> String {
 
 /// STATUS= in the lame duck.
 pub fn lame_duck_text(fleet: &Fleet, until: Instant) -> String {
-    let active = fleet.active();
     let left = until.saturating_duration_since(Instant::now()).as_secs() + 1;
-    format!("Draining: {active} of {active} connections left, still accepting for {left} s")
+    format!("{}, still accepting for {left} s", draining_text(fleet))
 }
 
 /// STATUS= while draining.
 pub fn draining_text(fleet: &Fleet) -> String {
-    let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_drain());
+    let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_stop());
     let cut: u64 = fleet.proxies.iter().map(|p| p.totals().cut).sum();
     let cut = if cut > 0 { format!(", {cut} cut") } else { String::new() };
     format!("Draining: {active} of {} connections left{cut}", active + ended)
@@ -94,7 +93,8 @@ fn upstream_status(upstream: &Upstream) -> UpstreamStatus {
 /// SIGUSR1: the same as `drainctl status`, a line a proxy, into the journal.
 pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
     let status = status(fleet, handle);
-    info!(log, "report: {}, up for {} s, {} connections", status.state.word(), status.uptime_s, fleet.active();
+    info!(log, "report: {}, up for {} s, {}", status.state.word(), status.uptime_s,
+        count(u64::from(fleet.active()), "connection", "connections");
         Event::Report);
     for (name, proxy) in &status.proxies {
         let Connections { active, accepted, drained, cut, failed, .. } = proxy.connections;
@@ -103,8 +103,8 @@ pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
             "DRAINED_BYTES_TO_UPSTREAM" => proxy.bytes.to_upstream,
             "DRAINED_BYTES_TO_CLIENT" => proxy.bytes.to_client);
         for upstream in &proxy.upstreams {
-            info!(log, "report: upstream {}: {}, {} connections", upstream.address, upstream.state.word(),
-                upstream.connections; Event::Report, "DRAINED_PROXY" => name.clone(),
+            info!(log, "report: upstream {}: {}, {}", upstream.address, upstream.state.word(),
+                count(upstream.connections, "connection", "connections"); Event::Report, "DRAINED_PROXY" => name.clone(),
                 "DRAINED_UPSTREAM" => upstream.address.clone());
         }
     }

@@ -19,6 +19,8 @@ use crate::{Error, Exit, Result};
 const REFUSE: Duration = Duration::from_secs(5);
 /// How often a drain looks at what is left, to say it in STATUS=.
 const LOOK: Duration = Duration::from_millis(200);
+/// What to cut a connection at the deadline may take: several times what it does.
+const CUT: Duration = Duration::from_micros(500);
 const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
 /// How long the bus may take to say whether the machine shuts down.
@@ -39,7 +41,10 @@ impl Stop {
     /// Declares the steps.
     pub fn declare(&self, life: &mut Lifecycle, control: Option<Running>) {
         let fleet = self.fleet.clone();
-        life.stop_status(move || report::draining_text(&fleet));
+        life.stop_status(move || {
+            fleet.begin_stop();
+            report::draining_text(&fleet)
+        });
         let bound = lame_duck(&self.fleet) + GRACE;
         let fleet = self.fleet.clone();
         life.step(Phase::Announce, "lame-duck", bound, move |context| {
@@ -67,7 +72,11 @@ impl Stop {
     /// The longest deadline of all proxies and `grace`, for whoever drains.
     pub fn bound(&self, grace: Duration) -> Bound {
         let stop = self.clone();
-        Bound(Box::new(move || longest(&stop.fleet, |drain| stop.deadline(drain)) + grace))
+        let deadline = move || {
+            let cutting = CUT * stop.fleet.active().max(stop.fleet.workers() as u32);
+            longest(&stop.fleet, |drain| stop.deadline(drain)) + cutting + grace
+        };
+        Bound(Box::new(deadline))
     }
 
     fn deadline(&self, drain: &config::Drain) -> Duration {
@@ -77,20 +86,24 @@ impl Stop {
         }
     }
 
-    /// Whether the whole machine goes down, asked once. Not asked when there is nobody to drain.
+    /// Whether the whole machine goes down, asked once, and not while there is nobody to drain.
     fn is_shutdown(&self) -> bool {
-        let anybody = self.fleet.active() > 0 || !lame_duck(&self.fleet).is_zero();
-        let ask = || anybody && manager::system_state(ASK_MANAGER).is_some_and(|state| state == "stopping");
-        *self.shutdown.get_or_init(ask)
+        let nobody = self.fleet.active() == 0 && lame_duck(&self.fleet).is_zero();
+        let ask = || manager::system_state(ASK_MANAGER).is_some_and(|state| state == "stopping");
+        match self.shutdown.get() {
+            Some(shutdown) => *shutdown,
+            None if nobody => false,
+            None => *self.shutdown.get_or_init(ask),
+        }
     }
 
     fn drain(&self, context: &StepContext) -> Result<()> {
         let fleet = &self.fleet;
         fault::strike("step-hang", None);
         fleet.drain(|drain| self.deadline(drain));
-        while fleet.active() > 0 && Instant::now() < context.deadline() {
+        while fleet.is_busy() && Instant::now() < context.deadline() {
             context.notifier().status(report::draining_text(fleet));
-            fleet.wait_until(Instant::now() + LOOK, || fleet.active() == 0);
+            fleet.wait_until(Instant::now() + LOOK, || !fleet.is_busy());
         }
         context.notifier().status(report::draining_text(fleet));
         match fleet.active() {

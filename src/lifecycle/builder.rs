@@ -67,6 +67,7 @@ impl Lifecycle {
     }
 
     /// The text of STATUS= in the first message of a stop, beside STOPPING=1. Default `Stopping`.
+    /// The closure must not wait for anything: the stop waits for it.
     pub fn stop_status(&mut self, text: impl FnOnce() -> String + Send + 'static) -> &mut Self {
         self.stop_status = Box::new(text);
         self

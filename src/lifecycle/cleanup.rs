@@ -15,6 +15,7 @@ use super::outcome::Outcome;
 use super::pulse::{self, EXTEND, PULSE};
 use super::state::Transition;
 use super::step::{self, Phase, Step};
+use super::thread;
 use super::token::{Beat, StopLevel};
 use crate::event::Event;
 use crate::systemd::notify::watchdog_interval;
@@ -29,7 +30,9 @@ pub(super) fn run(core: &Arc<Core>, steps: Vec<Step>, status: impl FnOnce() -> S
     let began = Instant::now();
     let beat = Arc::new(Beat::new());
     beat.now();
-    let (plan, status) = (Plan::new(core, steps), status());
+    let plan = Plan::new(core, steps);
+    // A text that cannot be had must not keep the stop from going on.
+    let status = thread::contain(status).unwrap_or_else(|_| "Stopping".to_owned());
     // The only state in which this is illegal has ended before this thread began.
     let _ = core.change(Transition::Drain, |notifier| notifier.stopping(EXTEND, &status));
     core.task_began(Task::Cleanup, "cleanup", beat.clone());

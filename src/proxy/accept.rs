@@ -42,7 +42,7 @@ impl Worker {
             for listener in lock(&proxy.listeners).iter() {
                 let door = Door { listener: listener.clone(), proxy: index, waits: None, closing: None };
                 self.doors.push(Some(door));
-                fleet.listener_opened();
+                proxy.listener_opened();
                 self.watch_door(self.doors.len() - 1).map_err(|e| Error::system("watching a listener", e))?;
             }
         }
@@ -70,7 +70,18 @@ impl Worker {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(Some(door)) = self.doors.get(index) else { return };
             let proxy = door.proxy;
+            let scarce_until = self.fleet.scarce_until.load(Relaxed);
+            if scarce_until > self.now {
+                return self.wait_for_room(index, scarce_until, "file descriptors ran out");
+            }
             if !self.fleet.admit(self.proxy(proxy)) {
+                // Another worker may have looked into an empty backlog just then.
+                if self.fleet.has_room(self.proxy(proxy)) {
+                    continue;
+                }
+                if door.closing.is_some() && !socket::is_readable(door.listener.as_fd()) {
+                    return self.shut_door(index);
+                }
                 let why = "max_connections or the file descriptor limit is reached";
                 return self.wait_for_room(index, self.now, why);
             }
@@ -99,11 +110,8 @@ impl Worker {
         let Some(Some(door)) = self.doors.get(index) else { return };
         let proxy = self.proxy(door.proxy);
         let full_at = proxy.full_at.load(Relaxed);
-        // The one that was just admitted is counted.
-        if full_at != 0
-            && proxy.active() <= full_at - full_at.div_ceil(10) + 1
-            && proxy.full_at.swap(0, Relaxed) != 0
-        {
+        let mark = (full_at - full_at.div_ceil(10)).max(1);
+        if full_at != 0 && proxy.active() <= mark && proxy.full_at.swap(0, Relaxed) != 0 {
             info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
         }
@@ -120,6 +128,7 @@ impl Worker {
             client,
             peer,
             server: None,
+            server_broke: false,
             proxy,
             upstream: None,
             tried: Tried::default(),
@@ -179,6 +188,8 @@ impl Worker {
             let proxy = &self.fleet.proxies[usize::from(door.proxy)];
             let again = door.waits.is_some_and(|at| at <= self.now) && self.fleet.has_room(proxy);
             if let Some(until) = door.closing {
+                // While the proxy drains its room is made by connections that end.
+                let until = self.plans[usize::from(door.proxy)].map_or(until, |plan| plan.deadline);
                 if self.now >= until {
                     warn!(self.log, "{} closes with clients in its backlog", door.listener.name;
                         "DRAINED_PROXY" => proxy.config.name.clone());
@@ -213,7 +224,8 @@ impl Worker {
         if door.waits.is_none() {
             let _ = self.epoll.delete(&*door.listener);
         }
+        let proxy = door.proxy;
         drop(door);
-        self.fleet.listener_closed();
+        self.fleet.listener_closed(self.proxy(proxy));
     }
 }

@@ -34,7 +34,10 @@ impl Worker {
                 Ok(Connecting::Done(fd)) => (fd, true),
                 Ok(Connecting::Pending(fd)) => (fd, false),
                 // Not the upstream's fault: tried again until the time to connect is over.
-                Err(errno) if is_scarcity(errno) => return self.arm(key, again),
+                Err(errno) if is_scarcity(errno) => {
+                    self.fleet.descriptors_ran_out(self.now);
+                    return self.arm(key, again);
+                }
                 Err(errno) if is_crowded(errno) => {
                     crowded.add(index);
                     continue;

@@ -6,13 +6,15 @@ use nix::errno::Errno;
 
 use super::drain::{Goodbye, QUIET_AFTER, View};
 use super::flow::{Flow, Step};
-use super::pipes::Pipes;
+use super::pipes::{Pipes, Taken};
 use super::upstream::Tried;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::{self, Peer};
 
 /// How many moves a direction gets before others have their turn.
 const MOVES_PER_TURN: u32 = 16;
+/// What goes into the last pipe at once: less than the room that a writable socket has.
+const SPARING: u32 = 2 << 10;
 
 /// No field of it is shared; it lives and dies on one worker.
 pub struct Connection {
@@ -37,6 +39,8 @@ pub struct Connection {
     pub client_ended: bool,
     /// The client's socket has an error, a reset for one.
     pub client_broke: bool,
+    /// The same of the upstream's.
+    pub server_broke: bool,
     /// It stands in the worker's queue for its next turn.
     pub queued: bool,
     /// A sink refused bytes: the end must be a reset.
@@ -51,6 +55,12 @@ pub struct Connection {
 pub struct Half {
     pub flow: Flow,
     pub pipe: Option<Pipe>,
+    /// Urgent data came: where a splice stops there may be more.
+    pub urgent: bool,
+    /// Its pipe is the last one: it must be empty again at once.
+    sparing: bool,
+    /// The source has broken off, as its own sink side has shown: its end is no clean one.
+    source_broke: bool,
 }
 
 /// Why a turn of the relay ended.
@@ -74,18 +84,23 @@ impl Connection {
         let Some(server) = &self.server else { return Turn::Waits };
         let (client, server) = (self.client.as_fd(), server.as_fd());
         let sent = (self.to_upstream.flow.bytes, self.to_client.flow.bytes);
-        let up = self.to_upstream.pump(client, server, pipes);
+        // In this order, so that an upstream which answers at once is seen to have answered: what
+        // it has sent by now it sent before it sees what the client asks in this turn.
         let down = self.to_client.pump(server, client, pipes);
+        let up = self.to_upstream.pump(client, server, pipes);
         let asked = self.to_upstream.flow.bytes != sent.0;
         if asked || self.to_client.flow.bytes != sent.1 {
             self.last = now;
-            // What the upstream sent in the same turn was sent before it saw this.
             self.answer_due = asked;
         }
         match (up, down) {
             (Pumped::SourceFailed(errno), _) | (_, Pumped::SourceFailed(errno)) => Turn::Failed(errno),
-            (Pumped::SinkFailed, _) | (_, Pumped::SinkFailed) => {
+            (Pumped::SinkFailed(_), _) | (_, Pumped::SinkFailed(_)) => {
                 self.broken = true;
+                // A socket tells its error once, and then reads as if its stream had ended well.
+                let told = |pumped| matches!(pumped, Pumped::SinkFailed(errno) if errno != Errno::EPIPE);
+                self.to_client.source_broke |= told(up);
+                self.to_upstream.source_broke |= told(down);
                 if self.is_over() { Turn::Ended } else { Turn::More }
             }
             (Pumped::NoPipe, _) | (_, Pumped::NoPipe) => Turn::NoPipe,
@@ -105,21 +120,32 @@ impl Connection {
         let told = self.goodbye != Goodbye::None;
         let silent = now.saturating_sub(self.last) >= QUIET_AFTER;
         let ask = thorough || (silent && !self.answer_due);
-        let unsent = |fd: BorrowedFd<'_>| ask && socket::unsent(fd) > 0;
+        // A FIN that is not acknowledged counts as one byte.
+        let unsent = |flow: &Flow, fd: BorrowedFd<'_>| ask && socket::unsent(fd) > u32::from(flow.is_over());
         let unread = |flow: &Flow, fd: BorrowedFd<'_>| ask && !flow.has_ended() && socket::unread(fd) > 0;
         let server = self.server.as_ref().map(AsFd::as_fd);
         let client = self.client.as_fd();
         View {
             connecting: self.connect_until.is_some(),
-            pending_to_upstream: up.held > 0 || unread(up, client) || (!told && server.is_some_and(unsent)),
+            pending_to_upstream: up.held > 0 || unread(up, client) || server.is_some_and(|s| unsent(up, s)),
             pending_to_client: down.held > 0
                 || server.is_some_and(|s| unread(down, s))
-                || (!matches!(self.goodbye, Goodbye::Client(_)) && unsent(client)),
-            half_closed: !told && (up.has_ended() != down.has_ended()),
-            answer_due: self.answer_due,
+                || unsent(down, client),
+            half_closed: !told && up.has_ended() && !down.has_ended(),
+            answer_due: self.answer_due && !down.has_ended(),
             last: self.last,
             goodbye: self.goodbye,
         }
+    }
+
+    /// The client has not received everything yet, as far as its acknowledgements tell.
+    pub fn delivers(&self) -> bool {
+        socket::unsent(self.client.as_fd()) > u32::from(self.to_client.flow.is_over())
+    }
+
+    /// Nothing of the client is left that the upstream could still get.
+    pub fn client_is_read(&self) -> bool {
+        self.to_upstream.flow.held == 0 && socket::unread(self.client.as_fd()) == 0
     }
 
     /// Bytes were taken from a peer, or wait to be, that the other will never get: an end without
@@ -154,7 +180,7 @@ enum Pumped {
     Budget,
     NoPipe,
     SourceFailed(Errno),
-    SinkFailed,
+    SinkFailed(Errno),
 }
 
 impl Half {
@@ -171,6 +197,7 @@ impl Half {
             && let Some(pipe) = self.pipe.take()
         {
             pipes.put(pipe);
+            self.sparing = false;
         }
         result
     }
@@ -184,9 +211,22 @@ impl Half {
         match self.flow.next() {
             Step::Fill => {
                 if self.pipe.is_none() {
-                    self.pipe = Some(pipes.take().map_err(|_| Pumped::NoPipe)?);
+                    match pipes.take() {
+                        Ok(Taken::Ample(pipe)) => self.pipe = Some(pipe),
+                        Ok(Taken::Last(pipe)) if socket::is_writable(sink) => {
+                            self.pipe = Some(pipe);
+                            self.sparing = true;
+                        }
+                        Ok(Taken::Last(pipe)) => {
+                            pipes.put(pipe);
+                            self.flow.sink_blocked();
+                            return Ok(());
+                        }
+                        Err(_) => return self.end_without_pipe(source),
+                    }
                 }
-                match self.pipe.as_ref().map_or(Err(Errno::EBADF), |pipe| pipe.fill(source)) {
+                match self.fill(source) {
+                    Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
                     Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
                     Err(errno) => return Err(Pumped::SourceFailed(errno)),
@@ -196,13 +236,13 @@ impl Half {
                 match self.pipe.as_ref().map_or(Err(Errno::EBADF), |p| p.empty(sink, self.flow.held)) {
                     Ok(n) => self.flow.emptied(n as u32),
                     Err(Errno::EAGAIN) => self.flow.sink_blocked(),
-                    Err(_) => {
+                    Err(errno) => {
                         // What it holds has nowhere to go; the other direction may still end well.
                         self.flow.finished();
                         if let Some(pipe) = self.pipe.take() {
                             pipes.discard(pipe);
                         }
-                        return Err(Pumped::SinkFailed);
+                        return Err(Pumped::SinkFailed(errno));
                     }
                 }
             }
@@ -214,6 +254,26 @@ impl Half {
             Step::Wait | Step::Over => return Err(Pumped::Waits),
         }
         Ok(())
+    }
+
+    fn fill(&mut self, source: BorrowedFd<'_>) -> Result<usize, Errno> {
+        let pipe = self.pipe.as_ref().ok_or(Errno::EBADF)?;
+        match pipe.fill(source, if self.sparing { SPARING } else { u32::MAX }) {
+            Ok(0) | Err(Errno::EAGAIN) if std::mem::take(&mut self.urgent) => pipe.fill_urgent(source),
+            result => result,
+        }
+    }
+
+    /// An end needs no pipe, and lets go of what there are too few of.
+    fn end_without_pipe(&mut self, source: BorrowedFd<'_>) -> Result<(), Pumped> {
+        match socket::ended(source) {
+            Some(Ok(())) => {
+                self.flow.filled(0);
+                Ok(())
+            }
+            Some(Err(errno)) => Err(Pumped::SourceFailed(errno)),
+            None => Err(Pumped::NoPipe),
+        }
     }
 }
 

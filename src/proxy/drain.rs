@@ -22,7 +22,8 @@ pub enum Doing {
     SendingToClient,
     /// The last byte came from the client: an answer is due.
     WaitingForUpstream,
-    /// One side has ended its stream, the other goes on.
+    /// The client has ended its stream, the upstream goes on. (Where the upstream has ended its own,
+    /// and all of it is delivered, there is nothing to wait for.)
     HalfClosed,
     /// Bytes moved within [`QUIET_AFTER`].
     Active,
@@ -69,7 +70,7 @@ pub struct View {
     pub pending_to_upstream: bool,
     /// The same for the client.
     pub pending_to_client: bool,
-    /// A peer, not the goodbye, has ended one direction.
+    /// The client has ended its direction, and the upstream goes on.
     pub half_closed: bool,
     /// The last byte came from the client.
     pub answer_due: bool,
@@ -132,18 +133,27 @@ pub fn doing(view: &View, now: u64) -> Doing {
         Doing::HalfClosed
     } else if view.answer_due {
         Doing::WaitingForUpstream
-    } else if now.saturating_sub(view.last) < QUIET_AFTER {
+    } else if is_recent(view, now) {
         Doing::Active
     } else {
         Doing::Quiet
     }
 }
 
+fn is_recent(view: &View, now: u64) -> bool {
+    now.saturating_sub(view.last) < QUIET_AFTER
+}
+
 /// The next thing to do with a connection whose goodbye is due from `turn` on.
 pub fn verdict(view: &View, plan: &Plan, turn: u64, now: u64) -> Verdict {
     let doing = doing(view, now);
     if now >= plan.deadline {
-        return if doing == Doing::Closing { Verdict::Close } else { Verdict::Cut(doing) };
+        let goes_on = matches!(view.goodbye, Goodbye::Upstream(_)) && is_recent(view, now);
+        return match doing {
+            Doing::Closing if goes_on => Verdict::Cut(Doing::Active),
+            Doing::Closing => Verdict::Close,
+            _ => Verdict::Cut(doing),
+        };
     }
     let look = |at: u64| Verdict::LookAgainAt(at.clamp(now + 1, plan.deadline));
     match (doing, view.goodbye) {
@@ -205,6 +215,14 @@ mod tests {
             assert!(matches!(verdict(&view, &PLAN, 10_000, 40_000), Verdict::Cut(_)));
         }
         assert_eq!(verdict(&silent_since(9_500), &PLAN, 10_000, 10_000), Verdict::LookAgainAt(10_500));
+    }
+
+    #[test]
+    fn an_upstream_that_goes_on_after_its_goodbye_is_cut_like_an_active_one() {
+        let told = View { goodbye: Goodbye::Upstream(30_000), ..silent_since(39_500) };
+        assert_eq!(verdict(&told, &PLAN, 10_000, 40_000), Verdict::Cut(Doing::Active));
+        let silent = View { last: 35_000, ..told };
+        assert_eq!(verdict(&silent, &PLAN, 10_000, 40_000), Verdict::Close);
     }
 
     #[test]

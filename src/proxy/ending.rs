@@ -1,7 +1,5 @@
 //! How connections end on a worker: by themselves, by the drain, or cut.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use slog::{debug, info, warn};
 
 use super::drain::{Doing, Goodbye, Plan, Verdict, verdict};
@@ -121,7 +119,6 @@ impl Worker {
             _ if draining => counters.drained.add(1),
             _ => {}
         }
-        self.fleet.ended_in_drain.fetch_add(u64::from(draining), Relaxed);
         let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
         if let Some(upstream) = upstream {
             upstream.leave();

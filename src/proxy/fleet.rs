@@ -11,6 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::listener::{self, Listener};
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
+use super::worker::RETRY_SCARCE;
 use crate::sys::{self, socket};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
@@ -37,11 +38,15 @@ pub struct Fleet {
     /// How many connections fit the file descriptor limit, all proxies together.
     pub(super) limit: u32,
     pub(super) active: AtomicU32,
+    /// Pipes of all workers: those of slow receivers leave less room for connections.
+    pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
     /// How long connections live after the stop was hurried.
     pub(super) hurry: Duration,
-    listening: AtomicUsize,
-    pub(super) ended_in_drain: AtomicU64,
+    /// Until when nobody is taken in, for those who are in lack file descriptors.
+    pub(super) scarce_until: AtomicU64,
+    stopping: AtomicBool,
+    ended_in_stop: AtomicU64,
     change: Mutex<()>,
     changed: Condvar,
 }
@@ -54,6 +59,8 @@ pub struct Proxy {
     pub upstreams: Vec<Upstream>,
     pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Doors of workers that are open.
+    listening: AtomicUsize,
     pub(super) active: AtomicU32,
     pub(super) rotation: AtomicUsize,
     pub(super) draining: AtomicBool,
@@ -101,10 +108,12 @@ impl Fleet {
             limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
                 as u32,
             active: AtomicU32::new(0),
+            pipes: Arc::default(),
             next_id: AtomicU64::new(1),
             hurry,
-            listening: AtomicUsize::new(0),
-            ended_in_drain: AtomicU64::new(0),
+            scarce_until: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            ended_in_stop: AtomicU64::new(0),
             change: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -120,9 +129,14 @@ impl Fleet {
         self.limit
     }
 
-    /// Connections that have ended since the drain began, however they did.
-    pub fn ended_in_drain(&self) -> u64 {
-        self.ended_in_drain.load(Relaxed)
+    /// The stop has begun: from here on it is counted how many connections end.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// Connections that have ended since the stop began, however they did.
+    pub fn ended_in_stop(&self) -> u64 {
+        self.ended_in_stop.load(Relaxed)
     }
 
     /// How many workers share it.
@@ -132,27 +146,23 @@ impl Fleet {
 
     /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
     /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
-    /// left as they are. Returns when it is done, or false at `until`, which comes at once when the
-    /// stop is `hurried`.
+    /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is
+    /// done, or false at `until`, which comes at once when the stop is `hurried`.
     pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
-        let mut ports = Vec::new();
-        for proxy in &self.proxies {
-            for listener in lock(&proxy.listeners).drain(..).filter(|l| !l.passed) {
-                // Without the filter the backlog is served all the same; only the instant of the
-                // close is less exact.
-                let _ = socket::refuse_new(listener.as_fd());
-                ports.extend(socket::local_address(listener.as_fd()).map(|a| a.port()));
-            }
-        }
-        let settled = until.min(Instant::now() + HANDSHAKE);
-        while sys::handshakes::pending(&ports) && !self.wait_until(Instant::now() + HANDSHAKE_LOOK, || false)
-        {
-            if Instant::now() >= settled {
-                break;
-            }
-        }
+        let all = self.proxies.iter().flat_map(|p| std::mem::take(&mut *lock(&p.listeners)));
+        let ours: Vec<_> = all.filter(|listener| !listener.passed).collect();
+        // Without the filter the backlog is served all the same; only the instant of the close is
+        // less exact.
+        let refuse = |listener: &Listener| drop(socket::refuse_new(listener.as_fd()));
+        let port = |listener: &Arc<Listener>| Some(socket::local_address(listener.as_fd())?.port());
+        let (tcp, unix): (Vec<_>, Vec<_>) = ours.into_iter().partition(|listener| port(listener).is_some());
+        tcp.iter().for_each(|listener| refuse(listener));
+        self.let_handshakes_end(&tcp.iter().filter_map(port).collect::<Vec<_>>(), until);
+        // A UNIX listener that refuses counts as readable for ever, so not before it is to close.
+        unix.iter().for_each(|listener| refuse(listener));
+        drop((tcp, unix));
         self.tell_all(Command::Refuse { until });
-        let shut = || self.listening.load(Relaxed) == 0;
+        let shut = || self.proxies.iter().all(|p| !p.is_listening() || !self.has_room(p));
         while !hurried() && Instant::now() < until {
             if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
                 return true;
@@ -160,6 +170,19 @@ impl Fleet {
         }
         self.tell_all(Command::Refuse { until: Instant::now() });
         self.wait_until(Instant::now() + REFUSE_LAST, shut)
+    }
+
+    fn let_handshakes_end(&self, ports: &[u16], until: Instant) {
+        let settled = until.min(Instant::now() + HANDSHAKE);
+        loop {
+            let began = Instant::now();
+            if !sys::handshakes::pending(ports, settled) || Instant::now() >= settled {
+                return;
+            }
+            // A machine with many sockets has a long table: no more than a fifth of the time is read.
+            let pause = HANDSHAKE_LOOK.max(began.elapsed() * 4);
+            self.wait_until(settled.min(Instant::now() + pause), || false);
+        }
     }
 
     /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
@@ -196,24 +219,30 @@ impl Fleet {
         }
     }
 
-    pub(super) fn listener_opened(&self) {
-        self.listening.fetch_add(1, Relaxed);
+    pub(super) fn listener_closed(&self, proxy: &Proxy) {
+        proxy.listening.fetch_sub(1, Relaxed);
+        self.notify();
     }
 
-    pub(super) fn listener_closed(&self) {
-        self.listening.fetch_sub(1, Relaxed);
-        self.notify();
+    /// Connections live, or clients still wait for room in a backlog.
+    pub fn is_busy(&self) -> bool {
+        self.active() > 0 || self.proxies.iter().any(Proxy::is_listening)
     }
 
     /// Takes the place of one connection in `proxy`, if there is one.
     pub(super) fn admit(&self, proxy: &Proxy) -> bool {
         let one_more = |n| (n < proxy.limit()).then(|| n + 1);
-        self.active() < self.limit && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+        self.fits() && proxy.active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
     /// Gives the place back: nobody stood in the backlog.
     pub(super) fn not_admitted(&self, proxy: &Proxy) {
         proxy.active.fetch_sub(1, Relaxed);
+    }
+
+    /// A connection found no file descriptor and will try again soon: before anybody else is taken in.
+    pub(super) fn descriptors_ran_out(&self, now: u64) {
+        self.scarce_until.fetch_max(now + 2 * RETRY_SCARCE, Relaxed);
     }
 
     /// A connection that was admitted is there.
@@ -223,6 +252,7 @@ impl Fleet {
 
     pub(super) fn connection_closed(&self, proxy: &Proxy) {
         proxy.active.fetch_sub(1, Relaxed);
+        self.ended_in_stop.fetch_add(u64::from(self.stopping.load(Relaxed)), Relaxed);
         if self.active.fetch_sub(1, Relaxed) == 1 {
             self.notify();
         }
@@ -235,7 +265,12 @@ impl Fleet {
 
     /// Whether `proxy` may take in one more.
     pub(super) fn has_room(&self, proxy: &Proxy) -> bool {
-        self.active() < self.limit && proxy.active() < proxy.limit()
+        self.fits() && proxy.active() < proxy.limit()
+    }
+
+    /// A pipe takes as many file descriptors as a connection.
+    fn fits(&self) -> bool {
+        self.active() + self.pipes.load(Relaxed) < self.limit
     }
 }
 
@@ -259,6 +294,7 @@ impl Proxy {
             upstreams: config.upstream.iter().map(upstream).collect::<Result<_>>()?,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             listeners: Mutex::new(listeners),
+            listening: AtomicUsize::new(0),
             active: AtomicU32::new(0),
             rotation: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -270,6 +306,14 @@ impl Proxy {
     /// Connections that live, those that wait for their upstream included.
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
+    }
+
+    pub(super) fn listener_opened(&self) {
+        self.listening.fetch_add(1, Relaxed);
+    }
+
+    fn is_listening(&self) -> bool {
+        self.listening.load(Relaxed) > 0
     }
 
     fn limit(&self) -> u32 {

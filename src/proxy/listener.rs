@@ -79,6 +79,10 @@ fn refused(proxy: &str, address: &str, errno: Errno) -> Error {
         Errno::EADDRINUSE => " (another program listens there)",
         Errno::EACCES => " (ports below 1024 need CAP_NET_BIND_SERVICE, socket files a writable directory)",
         Errno::EADDRNOTAVAIL => " (no interface of this machine has that address)",
+        Errno::ENOENT => " (its directory does not exist)",
+        Errno::EROFS => {
+            " (drained.service may make sockets in /run/drained; elsewhere it needs ReadWritePaths=)"
+        }
         _ => "",
     };
     Error::system(format!("proxy {proxy}: listening on {address}{hint}"), errno)

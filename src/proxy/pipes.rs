@@ -2,7 +2,11 @@
 //!
 //! A pipe belongs to one direction of one connection while it holds bytes and goes back when it is
 //! empty. The pool is a stack: as long as receivers keep up, one hot pipe serves all. A receiver
-//! that is slow keeps its own, so a few are large and the others are what the kernel gives.
+//! that is slow keeps its own, so a few are large and the others are what the kernel gives. When file
+//! descriptors run out, one pipe is left that no slow receiver may keep.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use nix::errno::Errno;
 
@@ -16,29 +20,57 @@ const LARGE_MAX: usize = 8;
 /// Empty pipes kept for the next burst of slow receivers.
 const SPARE_MAX: usize = 32;
 
-#[derive(Default)]
 pub struct Pipes {
     spare: Vec<Pipe>,
     large: usize,
+    /// For the time when no more are to be had: it serves receivers that keep up.
+    last: Option<Pipe>,
+    /// How many there are in all workers, which leaves less room for connections.
+    count: Arc<AtomicU32>,
+}
+
+/// An empty pipe, and how it may be used.
+pub enum Taken {
+    /// The direction may keep it while its receiver is slow.
+    Ample(Pipe),
+    /// It must be empty again at once: to be filled with no more than the sink takes.
+    Last(Pipe),
 }
 
 impl Pipes {
+    /// A pool whose pipes are counted in `count`.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE: there is no file descriptor for the first pipe.
+    pub fn new(count: Arc<AtomicU32>) -> Result<Pipes, Errno> {
+        count.fetch_add(1, Relaxed);
+        Ok(Pipes { spare: Vec::new(), large: 0, last: Some(Pipe::new(None)?), count })
+    }
+
     /// An empty pipe.
     ///
     /// # Errors
     /// EMFILE, ENFILE: the caller tries again later.
-    pub fn take(&mut self) -> Result<Pipe, Errno> {
+    pub fn take(&mut self) -> Result<Taken, Errno> {
         if let Some(pipe) = self.spare.pop() {
-            return Ok(pipe);
+            return Ok(Taken::Ample(pipe));
         }
-        let pipe = Pipe::new((self.large < LARGE_MAX).then_some(LARGE))?;
-        self.large += usize::from(pipe.capacity() >= LARGE);
-        Ok(pipe)
+        match Pipe::new((self.large < LARGE_MAX).then_some(LARGE)) {
+            Ok(pipe) => {
+                self.count.fetch_add(1, Relaxed);
+                self.large += usize::from(pipe.capacity() >= LARGE);
+                Ok(Taken::Ample(pipe))
+            }
+            Err(errno) => self.last.take().map(Taken::Last).ok_or(errno),
+        }
     }
 
     /// Takes an empty pipe back.
     pub fn put(&mut self, pipe: Pipe) {
-        if self.spare.len() < SPARE_MAX {
+        if self.last.is_none() {
+            self.large -= usize::from(pipe.capacity() >= LARGE);
+            self.last = Some(pipe);
+        } else if self.spare.len() < SPARE_MAX {
             self.spare.push(pipe);
         } else {
             self.discard(pipe);
@@ -47,6 +79,7 @@ impl Pipes {
 
     /// Closes a pipe whose bytes are given up.
     pub fn discard(&mut self, pipe: Pipe) {
+        self.count.fetch_sub(1, Relaxed);
         self.large -= usize::from(pipe.capacity() >= LARGE);
     }
 }
@@ -55,16 +88,35 @@ impl Pipes {
 mod tests {
     use super::*;
 
+    fn ample(pipes: &mut Pipes) -> Pipe {
+        match pipes.take() {
+            Ok(Taken::Ample(pipe)) => pipe,
+            _ => panic!("no pipe"),
+        }
+    }
+
     #[test]
     fn few_are_large_and_the_last_one_put_is_the_next_taken() {
-        let mut pipes = Pipes::default();
-        let mut taken: Vec<_> = (0..LARGE_MAX + 2).map(|_| pipes.take().unwrap()).collect();
+        let count = Arc::new(AtomicU32::new(0));
+        let mut pipes = Pipes::new(count.clone()).unwrap();
+        let mut taken: Vec<_> = (0..LARGE_MAX + 2).map(|_| ample(&mut pipes)).collect();
         assert!(pipes.large <= LARGE_MAX);
         assert!(taken[LARGE_MAX + 1].capacity() < LARGE);
+        assert_eq!(count.load(Relaxed) as usize, LARGE_MAX + 3);
         let hot = taken.remove(0);
         let capacity = hot.capacity();
         taken.drain(..).for_each(|pipe| pipes.put(pipe));
         pipes.put(hot);
-        assert_eq!(pipes.take().unwrap().capacity(), capacity);
+        assert_eq!(ample(&mut pipes).capacity(), capacity);
+    }
+
+    #[test]
+    fn what_was_kept_is_replaced_by_the_next_that_comes_back() {
+        let mut pipes = Pipes::new(Arc::default()).unwrap();
+        let (kept, other) = (pipes.last.take(), ample(&mut pipes));
+        pipes.put(other);
+        assert!(pipes.last.is_some() && pipes.spare.is_empty());
+        kept.into_iter().for_each(|pipe| pipes.put(pipe));
+        assert_eq!(pipes.spare.len(), 1);
     }
 }

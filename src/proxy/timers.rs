@@ -1,8 +1,8 @@
 //! A worker's timers: when to look at which connection again.
 //!
 //! A timer only says "look again"; whoever is woken asks the connection what is due and arms the
-//! next one. So nothing is ever cancelled, and a timer of a connection that is gone is passed over
-//! by its generation. Times are milliseconds since the worker's start.
+//! next one. So nothing is ever cancelled: a timer of a connection that is gone is passed over by its
+//! generation, and when most are such the heap is cleared of them. Times are milliseconds since the worker's start.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,6 +17,15 @@ pub struct Timers {
 impl Timers {
     pub fn arm(&mut self, at: u64, key: Key) {
         self.heap.push(Reverse((at, key)));
+    }
+
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Forgets those that nobody waits for any more.
+    pub fn retain(&mut self, mut wanted: impl FnMut(u64, Key) -> bool) {
+        self.heap.retain(|Reverse((at, key))| wanted(*at, *key));
     }
 
     /// When the next one is due.

@@ -26,13 +26,23 @@ use crate::lifecycle::{StopLevel, StopToken};
 use crate::{Error, Result};
 
 const EVENTS_PER_WAIT: usize = 256;
+/// Timers that are served before sockets have their turn again, and the watchdog its sign of life.
+const TIMERS_PER_TURN: usize = 512;
+/// Timers of connections that are gone: as many as those that live and this many are let be.
+const STALE_TIMERS: usize = 1024;
 /// The longest wait without a watchdog: nothing depends on it.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long to wait for what ran out: file descriptors, ports, room in a backlog. Milliseconds.
 pub(super) const RETRY_SCARCE: u64 = 50;
 
-pub(super) const SOCKET_EVENTS: EpollFlags =
-    EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT).union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
+/// How often to look whether the client has received the end. Milliseconds.
+const LOOK_AT_DELIVERY: u64 = 10;
+
+pub(super) const SOCKET_EVENTS: EpollFlags = EpollFlags::EPOLLIN
+    .union(EpollFlags::EPOLLPRI)
+    .union(EpollFlags::EPOLLOUT)
+    .union(EpollFlags::EPOLLRDHUP)
+    .union(EpollFlags::EPOLLET);
 
 /// What a slot of the table holds.
 pub(super) enum Entry {
@@ -84,6 +94,7 @@ pub(super) struct Worker {
 pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Result<()> {
     let epoll =
         Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
+    let pipes = Pipes::new(fleet.pipes.clone()).map_err(|e| Error::system("making a pipe", e))?;
     let mut worker = Worker {
         plans: vec![None; fleet.proxies.len()],
         fleet,
@@ -93,7 +104,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         table: Slab::default(),
         connections: 0,
         timers: Timers::default(),
-        pipes: Pipes::default(),
+        pipes,
         doors: Vec::new(),
         ready: VecDeque::new(),
         hurried: false,
@@ -134,12 +145,25 @@ impl Worker {
                 }
                 self.advance(key);
             }
-            while let Some((at, key)) = self.timers.due(self.now) {
+            for _ in 0..TIMERS_PER_TURN {
+                let Some((at, key)) = self.timers.due(self.now) else { break };
                 self.timer(at, key);
             }
+            self.forget_stale_timers();
             self.tend_doors();
         }
         Ok(())
+    }
+
+    fn forget_stale_timers(&mut self) {
+        if self.timers.len() <= 2 * self.connections + STALE_TIMERS {
+            return;
+        }
+        self.timers.retain(|at, key| match self.table.get_mut(key) {
+            Some(Entry::Connection(connection)) => connection.wake_at == at,
+            Some(Entry::Probe(_)) => true,
+            None => false,
+        });
     }
 
     fn clock(&self) -> u64 {
@@ -186,8 +210,10 @@ impl Worker {
                 self.connect_decided(key)
             };
         }
-        let (up, down) = (&mut connection.to_upstream.flow, &mut connection.to_client.flow);
+        let (up, down) = (&mut connection.to_upstream, &mut connection.to_client);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
+        source.urgent |= flags.contains(EpollFlags::EPOLLPRI);
+        let (source, sink) = (&mut source.flow, &mut sink.flow);
         if readable {
             source.source_ready();
         }
@@ -201,6 +227,8 @@ impl Worker {
             if connection.client_broke && connection.connect_until.is_some() {
                 return self.end(key, End::Broken);
             }
+        } else {
+            connection.server_broke |= flags.contains(EpollFlags::EPOLLERR);
         }
         self.advance(key);
     }
@@ -218,20 +246,33 @@ impl Worker {
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
         match turn {
             // Nothing of the client will come any more, and nothing can go to it.
-            Turn::Waits if connection.client_broke => self.end(key, End::Broken),
+            Turn::Waits if connection.client_broke && connection.client_is_read() => {
+                self.end(key, End::Broken)
+            }
+            // The upstream broke off after the end of its stream: no read will tell.
+            Turn::Waits if connection.server_broke && connection.to_client.flow.is_over() => {
+                self.end(key, End::Broken);
+            }
             Turn::Waits => {}
             Turn::More => {
                 if !std::mem::replace(&mut connection.queued, true) {
                     self.ready.push_back(key);
                 }
             }
-            Turn::NoPipe => self.arm(key, self.now + RETRY_SCARCE),
+            Turn::NoPipe => {
+                self.fleet.descriptors_ran_out(self.now);
+                self.arm(key, self.now + RETRY_SCARCE);
+            }
             Turn::Failed(errno) => {
                 debug!(self.log, "relay broke off: {}", errno.desc(); Event::RelayFailed,
                     "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id);
                 self.end(key, End::Broken);
             }
             Turn::Ended if connection.broken => self.end(key, End::Broken),
+            // The end of the process may be the end of the network: what is on its way comes first.
+            Turn::Ended if self.plans[usize::from(connection.proxy)].is_some() && connection.delivers() => {
+                self.arm(key, self.now + LOOK_AT_DELIVERY);
+            }
             // The FIN of a goodbye is answered by the client's, which is waited for within a bound.
             Turn::Ended if connection.goodbye != Goodbye::None && !connection.client_ended => {
                 if !matches!(connection.goodbye, Goodbye::Client(_)) {

@@ -1,10 +1,11 @@
 //! Pipes and splice(2): how payload moves from socket to socket without entering user memory.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::pipe2;
+use nix::sys::socket::{MsgFlags, recv};
+use nix::unistd::{pipe2, write};
 
 /// A pipe with both ends in this process.
 #[derive(Debug)]
@@ -36,10 +37,21 @@ impl Pipe {
         self.capacity
     }
 
-    /// Moves what `source` has, up to the capacity, into the pipe, which must be empty: only then
-    /// does EAGAIN mean that the source has nothing. 0 is the end of the stream.
-    pub fn fill(&self, source: BorrowedFd<'_>) -> Result<usize, Errno> {
-        move_bytes(source, &self.write, self.capacity as usize)
+    /// Moves what `source` has, up to `most` bytes and the capacity, into the pipe, which must be
+    /// empty: only then does EAGAIN mean that the source has nothing. 0 is the end of the stream.
+    pub fn fill(&self, source: BorrowedFd<'_>, most: u32) -> Result<usize, Errno> {
+        move_bytes(source, &self.write, most.min(self.capacity) as usize)
+    }
+
+    /// Moves one byte of a TCP connection's urgent data, which splice(2) stops before: it says EAGAIN
+    /// or the end of the stream though bytes follow. The socket must have SO_OOBINLINE, tcp(7). This
+    /// byte alone passes through user memory.
+    pub fn fill_urgent(&self, source: BorrowedFd<'_>) -> Result<usize, Errno> {
+        let mut byte = [0];
+        match recv(source.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT)? {
+            0 => Ok(0),
+            _ => write(&self.write, &byte),
+        }
     }
 
     /// Moves up to `len` bytes out of the pipe into `sink`.
@@ -48,7 +60,7 @@ impl Pipe {
     }
 }
 
-fn move_bytes(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, len: usize) -> Result<usize, Errno> {
+fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> Result<usize, Errno> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     loop {
         match splice(&from, None, &to, None, len, flags) {

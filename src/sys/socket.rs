@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
     connect, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
@@ -52,7 +53,7 @@ pub enum Connecting {
 }
 
 /// A listening socket on `address`. IPv6 sockets take IPv6 only. Accepted connections inherit
-/// TCP_NODELAY and SO_KEEPALIVE.
+/// TCP_NODELAY, SO_KEEPALIVE and SO_OOBINLINE.
 ///
 /// # Errors
 /// EADDRINUSE, EACCES, EADDRNOTAVAIL, ... as of bind(2) and listen(2).
@@ -77,8 +78,7 @@ pub fn listen_on(address: &Address) -> Result<OwnedFd, Errno> {
 pub fn prepare_listener(listener: &OwnedFd) -> Result<(), Errno> {
     set_nonblocking(listener)?;
     if is_tcp(listener.as_fd())? {
-        setsockopt(listener, sockopt::TcpNoDelay, &true)?;
-        setsockopt(listener, sockopt::KeepAlive, &true)?;
+        tune(listener)?;
     }
     Ok(())
 }
@@ -107,6 +107,14 @@ pub fn local_name(fd: BorrowedFd<'_>) -> String {
 /// The IP address and port that a socket is bound to; None for other families.
 pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     to_ip(&getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?)
+}
+
+/// What every TCP connection has: no delay of small messages, probes for peers that vanished, and
+/// urgent data in its place in the stream (RFC 6093, section 6).
+fn tune(fd: &OwnedFd) -> Result<(), Errno> {
+    setsockopt(fd, sockopt::TcpNoDelay, &true)?;
+    setsockopt(fd, sockopt::KeepAlive, &true)?;
+    setsockopt(fd, sockopt::OobInline, &true)
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
@@ -178,7 +186,35 @@ fn to_ip(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
-/// Starts to connect. TCP sockets get TCP_NODELAY and SO_KEEPALIVE.
+/// Whether something can be taken from a socket at once: a connection from a listener.
+pub fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    is_ready(fd, PollFlags::POLLIN)
+}
+
+/// Whether a good part of the send buffer is free: a third of it for TCP.
+pub fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    is_ready(fd, PollFlags::POLLOUT)
+}
+
+fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
+    poll(&mut [PollFd::new(fd, flags)], PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// How the stream of a connection ended, if nothing is left to be read before its end.
+pub fn ended(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
+    // Not among nix's flags: a FIN came, see poll(2).
+    let fin = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [PollFd::new(fd, fin)];
+    poll(&mut fds, PollTimeout::ZERO).ok()?;
+    let found = fds[0].revents()?;
+    match take_error(fd) {
+        Err(errno) if found.contains(PollFlags::POLLERR) => Some(Err(errno)),
+        _ if found.intersects(fin | PollFlags::POLLHUP) && unread(fd) == 0 => Some(Ok(())),
+        _ => None,
+    }
+}
+
+/// Starts to connect. TCP sockets get TCP_NODELAY, SO_KEEPALIVE and SO_OOBINLINE.
 ///
 /// # Errors
 /// EMFILE, ENFILE; ECONNREFUSED, EAGAIN (the backlog of a UNIX listener is full), ENOENT, EACCES,
@@ -187,8 +223,7 @@ pub fn start_connect(address: &Address) -> Result<Connecting, Errno> {
     let fd = stream_socket(address)?;
     let result = match address {
         Address::Tcp(tcp) => {
-            setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-            setsockopt(&fd, sockopt::KeepAlive, &true)?;
+            tune(&fd)?;
             connect(fd.as_raw_fd(), &SockaddrStorage::from(*tcp))
         }
         Address::Unix(unix) => connect(fd.as_raw_fd(), unix),

@@ -60,7 +60,8 @@ fn files_open_with_a_module_doc_and_stay_small() {
 #[test]
 fn unsafe_stands_in_sys_alone() {
     let outside = |file: &PathBuf| !file.starts_with("src/sys");
-    let files = ["src", "tests", "examples"].into_iter().flat_map(rust_files).filter(outside);
+    // In tests the lint denies it, and an exception states its reason.
+    let files = ["src", "examples"].into_iter().flat_map(rust_files).filter(outside);
     let wrong: Vec<_> = files.filter(|file| words(&code(file)).any(|word| word == "unsafe")).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     // The search itself sees it where it may stand.

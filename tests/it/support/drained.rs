@@ -1,10 +1,12 @@
 //! The daemon itself under a fake service manager, with a configuration of the test's.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use super::SOON;
@@ -20,6 +22,7 @@ pub struct Setup {
     level: &'static str,
     stdin: Stdio,
     stderr: Option<Stdio>,
+    readable_by_all: bool,
 }
 
 /// A running daemon. Killed when dropped.
@@ -39,6 +42,7 @@ impl Setup {
             level: "info",
             stdin: Stdio::null(),
             stderr: None,
+            readable_by_all: false,
         }
     }
 
@@ -76,6 +80,12 @@ impl Setup {
         self.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).by(&["sh", "-c", script])
     }
 
+    /// For another user, who must be able to read the configuration.
+    pub fn readable_by_all(mut self) -> Setup {
+        self.readable_by_all = true;
+        self
+    }
+
     /// With this as standard error: no line is collected.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Setup {
         self.stderr = Some(stderr.into());
@@ -95,6 +105,9 @@ impl Setup {
         let control = scratch.path("control.sock");
         let config = format!("[daemon]\nworkers = 2\ncontrol = \"{}\"\n{}", control.display(), self.config);
         let file = scratch.write("drained.toml", config);
+        if self.readable_by_all {
+            fs::set_permissions(scratch.path("."), fs::Permissions::from_mode(0o777)).unwrap();
+        }
         let mut words = self.wrapper;
         words.push(env!("CARGO_BIN_EXE_drained").to_owned());
         let mut command = Command::new(&words[0]);
@@ -168,11 +181,34 @@ impl Drained {
         end
     }
 
+    /// The limit on file descriptors under which a daemon like this one has `free` left. What it was
+    /// started with may stand at any number.
+    pub fn limit_that_leaves(&self, free: usize) -> u32 {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().map(|fd| fd.unwrap());
+        // What it looks at in /proc is not open for long.
+        let lasting = fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| !link.starts_with("/proc")));
+        let taken: Vec<u32> = lasting.map(|fd| fd.file_name().to_str().unwrap().parse().unwrap()).collect();
+        (0..).filter(|number| !taken.contains(number)).nth(free).unwrap()
+    }
+
     /// How many file descriptors it has, of those whose link begins with `kind`.
     pub fn descriptors(&self, kind: &str) -> usize {
         let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
         let links = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
         links.filter(|link| link.to_str().unwrap().starts_with(kind)).count()
+    }
+
+    /// The capacity of each pipe of which the daemon holds both ends.
+    pub fn pipes(&self) -> Vec<i32> {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().map(|fd| fd.unwrap().path());
+        let links = fds.filter_map(|fd| Some((fs::read_link(&fd).ok()?, fd)));
+        let mut pipes: Vec<_> =
+            links.filter(|(link, _)| link.to_str().unwrap().starts_with("pipe:")).collect();
+        pipes.sort();
+        let both = pipes.windows(2).filter(|two| two[0].0 == two[1].0);
+        both.filter_map(|two| fs::File::open(&two[0].1).ok())
+            .map(|pipe| fcntl(&pipe, FcntlArg::F_GETPIPE_SZ).unwrap())
+            .collect()
     }
 
     /// A figure of /proc/PID/smaps_rollup, in bytes.
@@ -201,6 +237,13 @@ pub fn until(what: &str, done: impl Fn() -> bool) {
         assert!(Instant::now() < bound, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Lets the test's own process have as many file descriptors as it may.
+pub fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
 /// Held by a test that measures, or that is heavy: no two of them run at the same time.

@@ -75,17 +75,47 @@ impl Listener {
         Listener::with_backlog(address, 4096)
     }
 
+    /// With room for so many connections that nobody accepts, and one.
     pub fn with_backlog(address: &str, backlog: i32) -> Listener {
+        let listener = Listener::refusing(address);
+        listener.listen(backlog);
+        listener
+    }
+
+    /// One that refuses connections until it is told to [`listen`](Self::listen).
+    pub fn refusing(address: &str) -> Listener {
         let (family, at) = parse(address);
         let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         setsockopt(&fd, sockopt::ReuseAddr, &true).unwrap();
         bind(fd.as_raw_fd(), &*at as &dyn SockaddrLike).unwrap_or_else(|e| panic!("binding {address}: {e}"));
-        listen(&fd, Backlog::new(backlog).unwrap()).unwrap();
         let address = match family {
             AddressFamily::Unix => address.to_owned(),
             _ => getsockname::<SockaddrStorage>(fd.as_raw_fd()).unwrap().to_string(),
         };
         Listener { fd, address }
+    }
+
+    pub fn listen(&self, backlog: i32) {
+        listen(&self.fd, Backlog::new(backlog).unwrap()).unwrap();
+    }
+
+    /// Fills its backlog, so that it neither takes connections nor refuses them. What fills it is
+    /// returned.
+    pub fn fill(&self) -> Vec<TcpStream> {
+        self.listen(0);
+        let mut filling = Vec::new();
+        loop {
+            let (family, to) = parse(&self.address);
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let stream = bounded(socket(family, SockType::Stream, flags, None).unwrap());
+            let connected = connect_to(stream.as_raw_fd(), &*to as &dyn SockaddrLike);
+            let full = connected == Err(Errno::EAGAIN)
+                || (connected.is_err() && !wait(&stream, PollFlags::POLLOUT, Duration::from_millis(100)));
+            filling.push(stream);
+            if full {
+                return filling;
+            }
+        }
     }
 
     /// The next connection.
@@ -103,6 +133,14 @@ impl Listener {
             false => bounded(TcpListener::from(listener).accept().unwrap().0.into()),
         })
     }
+}
+
+/// The next connection of any of these, and whose it is.
+pub fn accept_any(listeners: &[Listener]) -> (usize, TcpStream) {
+    let mut fds: Vec<_> = listeners.iter().map(|l| PollFd::new(l.fd.as_fd(), PollFlags::POLLIN)).collect();
+    poll(&mut fds, PollTimeout::try_from(SOON).unwrap()).unwrap();
+    let index = fds.iter().position(|fd| fd.any() == Some(true)).expect("nobody connected");
+    (index, listeners[index].accept())
 }
 
 /// Whether `flags` (or an error, or a hangup) come about within `bound`.
