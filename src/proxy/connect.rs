@@ -122,10 +122,9 @@ impl Worker {
         }
         connection.connect_until = None;
         connection.last = now;
-        // Edges of the time before are gone: both ends count as ready, the upstream even as ended, until
-        // they say EAGAIN.
+        // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
         connection.to_upstream.flow.sink_ready();
-        connection.to_client.flow.source_ending();
+        connection.to_client.flow.source_ready();
         let upstream = &proxy.upstreams[usize::from(upstream)];
         debug!(self.log, "connected {} to {}", connection.peer, upstream.name; Event::ConnectionOpened,
             "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),

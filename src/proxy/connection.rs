@@ -13,9 +13,6 @@ use crate::sys::socket::{self, Peer};
 
 /// How many moves a direction gets before others have their turn.
 const MOVES_PER_TURN: u32 = 16;
-/// Fills below it are mostly whole messages with nothing behind them. To ask for the length of the
-/// queue costs a fifth of a splice that finds nothing.
-const MESSAGE: usize = 64 << 10;
 /// What goes into the last pipe at once: less than the room that a writable socket has.
 const SPARING: u32 = 2 << 10;
 
@@ -230,12 +227,7 @@ impl Half {
                 }
                 match self.fill(source) {
                     Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
-                    Ok(n) => {
-                        self.flow.filled(n as u32);
-                        if (1..MESSAGE).contains(&n) && socket::unread(source) == 0 {
-                            self.flow.source_empty();
-                        }
-                    }
+                    Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
                     Err(errno) => return Err(Pumped::SourceFailed(errno)),
                 }

@@ -29,7 +29,6 @@ pub struct Flow {
     pub bytes: u64,
     readable: bool,
     writable: bool,
-    ending: bool,
     ended: bool,
     over: bool,
 }
@@ -51,12 +50,6 @@ impl Flow {
         self.readable = true;
     }
 
-    /// The source may have come to its end, which only a read tells.
-    pub fn source_ending(&mut self) {
-        self.readable = true;
-        self.ending = true;
-    }
-
     /// The sink may take bytes.
     pub fn sink_ready(&mut self) {
         self.writable = true;
@@ -71,13 +64,6 @@ impl Flow {
     /// A [`Step::Fill`] found nothing.
     pub fn source_blocked(&mut self) {
         self.readable = false;
-        self.ending = false;
-    }
-
-    /// After a [`Step::Fill`] the source's queue was seen empty: what comes later raises an edge. An
-    /// end that is already there does not, and shows in no queue.
-    pub fn source_empty(&mut self) {
-        self.readable = self.ending;
     }
 
     /// A [`Step::Empty`] moved `n` bytes.
@@ -140,9 +126,6 @@ mod tests {
                             let n = 1 + random.below(most);
                             kernel.arrived -= n;
                             flow.filled(n);
-                            if kernel.arrived == 0 && random.below(2) == 0 {
-                                flow.source_empty();
-                            }
                         }
                     }
                 }
@@ -191,7 +174,7 @@ mod tests {
                     }
                     1 if kernel.coming == 0 && !kernel.fin_arrived => {
                         kernel.fin_arrived = true;
-                        flow.source_ending();
+                        flow.source_ready();
                     }
                     2 => {
                         kernel.room += random.below(40_000);

@@ -214,9 +214,7 @@ impl Worker {
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
         source.urgent |= flags.contains(EpollFlags::EPOLLPRI);
         let (source, sink) = (&mut source.flow, &mut sink.flow);
-        if flags.intersects(EpollFlags::EPOLLRDHUP | broken) {
-            source.source_ending();
-        } else if readable {
+        if readable {
             source.source_ready();
         }
         if writable {
