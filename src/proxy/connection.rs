@@ -143,9 +143,11 @@ impl Connection {
         socket::unsent(self.client.as_fd()) > u32::from(self.to_client.flow.is_over())
     }
 
-    /// Nothing of the client is left that the upstream could still get.
-    pub fn client_is_read(&self) -> bool {
-        self.to_upstream.flow.held == 0 && socket::unread(self.client.as_fd()) == 0
+    /// Nothing of a client that broke off is left for the upstream. A TCP reset takes back what is on
+    /// its way; a UNIX socket that was closed has sent all that it sent.
+    pub fn gave_all(&self) -> bool {
+        let is_read = || self.to_upstream.flow.held == 0 && socket::unread(self.client.as_fd()) == 0;
+        matches!(self.peer, Peer::Tcp(_)) || is_read()
     }
 
     /// Bytes were taken from a peer, or wait to be, that the other will never get: an end without

@@ -270,9 +270,11 @@ impl Fleet {
         self.fits() && proxy.active() < proxy.limit()
     }
 
-    /// A pipe takes as many file descriptors as a connection.
+    /// A pipe takes as many file descriptors as a connection. Those that every worker has at hand are
+    /// among the reserved.
     fn fits(&self) -> bool {
-        self.active() + self.pipes.load(Relaxed) < self.limit
+        let pipes = self.pipes.load(Relaxed).saturating_sub(2 * self.workers() as u32);
+        self.active() + pipes < self.limit
     }
 }
 

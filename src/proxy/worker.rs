@@ -246,9 +246,7 @@ impl Worker {
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
         match turn {
             // Nothing of the client will come any more, and nothing can go to it.
-            Turn::Waits if connection.client_broke && connection.client_is_read() => {
-                self.end(key, End::Broken)
-            }
+            Turn::Waits if connection.client_broke && connection.gave_all() => self.end(key, End::Broken),
             // The upstream broke off after the end of its stream: no read will tell.
             Turn::Waits if connection.server_broke && connection.to_client.flow.is_over() => {
                 self.end(key, End::Broken);
