@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{pair, silence};
-use crate::support::drained::Setup;
+use crate::support::drained::{Setup, until};
 use crate::support::peers::{
     Ended, Listener, connect, end_of, expect_pattern, read_to_end, send_pattern, stuff, talk,
 };
@@ -137,7 +137,7 @@ fn cut_at_the_deadline() -> Duration {
     let late = late(at, Duration::from_secs(2));
     assert_eq!(end_of(&waiting), Ended::Reset);
     assert_eq!(read_to_end(&stuffed).1, Ended::Reset);
-    assert!(server_stuffed.take_error().unwrap().is_some());
+    until("the reset", || server_stuffed.take_error().unwrap().is_some());
     assert_eq!((end_of(&server_quiet), end_of(&quiet)), (Ended::Fin, Ended::Fin));
     let end = drained.wait_end();
     assert_eq!((end.code, end.count("event=cut")), (Some(0), 2), "{:#?}", end.lines);

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::pair;
 use crate::support::drained::{Setup, alone};
-use crate::support::peers::{Ended, Listener, connect, end_of, talk, try_connect};
+use crate::support::peers::{Ended, Listener, connect, end_of, serve_all, talk, try_connect};
 use crate::support::scratch::Scratch;
 
 #[test]
@@ -26,26 +26,10 @@ fn a_backlog_filled_while_the_daemon_is_stopped_is_served_whole() {
     let addresses = drained.addresses();
     drained.signal(Signal::SIGSTOP);
     let clients: Vec<_> = (0..300).map(|n| connect(&addresses[n % 3])).collect();
-    for (n, client) in clients.iter().enumerate() {
-        (&*client).write_all(&(n as u32).to_le_bytes()).unwrap();
-    }
     drained.signal(Signal::SIGTERM);
     drained.signal(Signal::SIGCONT);
-    let mut seen = vec![false; clients.len()];
-    for _ in 0..clients.len() {
-        let mut server = upstream.accept();
-        let mut number = [0; 4];
-        server.read_exact(&mut number).unwrap();
-        server.write_all(&number).unwrap();
-        seen[u32::from_le_bytes(number) as usize] = true;
-    }
-    assert!(seen.iter().all(|seen| *seen));
-    for (n, mut client) in clients.iter().enumerate() {
-        let mut number = [0; 4];
-        client.read_exact(&mut number).unwrap();
-        assert_eq!(u32::from_le_bytes(number) as usize, n);
-        assert_eq!(end_of(client), Ended::Fin);
-    }
+    drop(serve_all(&clients, &upstream));
+    clients.iter().for_each(|client| assert_eq!(end_of(client), Ended::Fin));
     drop(clients);
     for address in &addresses {
         assert!(try_connect(address).is_err(), "{address} still listens");

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::drained::{Drained, Setup, until};
-use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, stuff, talk};
+use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, serve_all, stuff, talk};
 
 #[test]
 fn a_connection_without_a_byte_for_idle_timeout_is_closed() {
@@ -101,9 +101,8 @@ fn without_file_descriptors_clients_wait_and_nothing_spins() {
     // Those who are in are served.
     pairs.iter().for_each(|(client, server)| talk(client, server));
     pairs.clear();
-    for client in waiting {
-        talk(&client, &upstream.accept());
-    }
+    drop(serve_all(&waiting, &upstream));
+    drop(waiting);
     drained.stop();
 }
 

@@ -27,9 +27,9 @@ fn an_idle_connection_owns_no_pipe_and_at_most_512_bytes() {
     raise_descriptors();
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    drop(open(&drained, &upstream, 200));
-    until("the release of all connections", || drained.descriptors("socket:") < 40);
     let sockets = drained.descriptors("socket:");
+    drop(open(&drained, &upstream, 200));
+    until("the release of all connections", || drained.descriptors("socket:") == sockets);
     let before = drained.memory("Anonymous");
     let held = open(&drained, &upstream, CONNECTIONS);
     let after = drained.memory("Anonymous");

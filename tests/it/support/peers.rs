@@ -196,6 +196,28 @@ pub fn talk(client: &TcpStream, server: &TcpStream) {
     send(server, client, b"an answer");
 }
 
+/// Has each client served that stands or has yet to stand in the upstream's backlog: an answer each.
+/// Returns the upstream's ends, in the order of the clients.
+pub fn serve_all(clients: &[TcpStream], upstream: &Listener) -> Vec<TcpStream> {
+    for (n, mut client) in clients.iter().enumerate() {
+        client.write_all(&(n as u32).to_le_bytes()).unwrap();
+    }
+    let mut servers: Vec<_> = clients.iter().map(|_| None).collect();
+    for _ in clients {
+        let mut server = upstream.accept();
+        let mut number = [0; 4];
+        server.read_exact(&mut number).unwrap();
+        server.write_all(&number).unwrap();
+        assert!(servers[u32::from_le_bytes(number) as usize].replace(server).is_none());
+    }
+    for (n, mut client) in clients.iter().enumerate() {
+        let mut number = [0; 4];
+        client.read_exact(&mut number).unwrap();
+        assert_eq!(u32::from_le_bytes(number) as usize, n);
+    }
+    servers.into_iter().map(|server| server.expect("each client has its own number")).collect()
+}
+
 /// Ends a connection by a reset.
 pub fn reset(stream: TcpStream) {
     setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
