@@ -282,9 +282,39 @@ impl Half {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
 
     #[test]
     fn an_idle_connection_costs_no_more_than_it_must() {
         assert!(size_of::<Connection>() <= 320, "{} bytes", size_of::<Connection>());
+    }
+
+    /// A TCP connection between two sockets of this process, the first non-blocking.
+    fn tcp_pair() -> (OwnedFd, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (socket::accept(listener.as_fd()).unwrap().0, far)
+    }
+
+    #[test]
+    fn a_write_that_meets_a_reset_makes_the_end_of_the_other_direction_one() {
+        let (near_client, far_client) = tcp_pair();
+        let (near_server, far_server) = tcp_pair();
+        let mut pipes = Pipes::new(Arc::default()).unwrap();
+        let (mut up, mut down) = (Half::default(), Half::default());
+        (&far_client).write_all(b"a request").unwrap();
+        socket::reset_on_close(far_server.as_fd());
+        drop(far_server);
+        up.flow.source_ready();
+        up.flow.sink_ready();
+        let pumped = up.pump(near_client.as_fd(), near_server.as_fd(), &mut pipes);
+        assert_eq!(pumped, Pumped::SinkFailed(Errno::ECONNRESET));
+        down.source_broke = true;
+        down.flow.source_ready();
+        down.flow.sink_ready();
+        let pumped = down.pump(near_server.as_fd(), near_client.as_fd(), &mut pipes);
+        assert_eq!(pumped, Pumped::SourceFailed(Errno::ECONNRESET));
     }
 }

@@ -38,13 +38,17 @@ pub enum Taken {
 }
 
 impl Pipes {
-    /// A pool whose pipes are counted in `count`.
+    /// A pool of two pipes, counted in `count`: the hot one, and the last.
     ///
     /// # Errors
     /// EMFILE, ENFILE: there is no file descriptor for the first pipe.
     pub fn new(count: Arc<AtomicU32>) -> Result<Pipes, Errno> {
         count.fetch_add(1, Relaxed);
-        Ok(Pipes { spare: Vec::new(), large: 0, last: Some(Pipe::new(None)?), count })
+        let mut pipes = Pipes { spare: Vec::new(), large: 0, last: Some(Pipe::new(None)?), count };
+        if let Ok(Taken::Ample(hot)) = pipes.take() {
+            pipes.put(hot);
+        }
+        Ok(pipes)
     }
 
     /// An empty pipe.
@@ -114,6 +118,7 @@ mod tests {
     fn what_was_kept_is_replaced_by_the_next_that_comes_back() {
         let mut pipes = Pipes::new(Arc::default()).unwrap();
         let (kept, other) = (pipes.last.take(), ample(&mut pipes));
+        assert!(pipes.spare.is_empty());
         pipes.put(other);
         assert!(pipes.last.is_some() && pipes.spare.is_empty());
         kept.into_iter().for_each(|pipe| pipes.put(pipe));

@@ -242,3 +242,36 @@ fn goodbyes_are_spread() {
     drop(pairs);
     assert_eq!(drained.wait_end().code, Some(0));
 }
+
+#[test]
+fn a_client_that_ignores_the_end_of_the_upstream_does_not_hold_up_the_stop() {
+    let upstream = Listener::new();
+    let drained = Setup::proxy(&upstream.address, "drain = { deadline = \"60s\" }").start();
+    let (client, server) = pair(&drained, &upstream);
+    drop(server);
+    assert_eq!(end_of(&client), Ended::Fin);
+    let at = drained.signal(Signal::SIGTERM);
+    let end = drained.wait_end_within(Duration::from_secs(20));
+    assert!(end.at - at < Duration::from_secs(10), "{:?}", end.at - at);
+    assert_eq!((end.code, end.count("event=cut")), (Some(0), 0), "{:#?}", end.lines);
+    drop(client);
+}
+
+#[test]
+fn a_download_that_a_hurried_stop_breaks_off_is_reset_and_named() {
+    let upstream = Listener::new();
+    let drained = Setup::proxy(&upstream.address, "drain = { deadline = \"60s\" }").start();
+    let (client, server) = pair(&drained, &upstream);
+    // It never falls silent, and ignores the goodbye.
+    let download = thread::spawn(move || {
+        while (&server).write_all(&[7; 1000]).is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    drained.term_and_drain();
+    drained.signal(Signal::SIGTERM);
+    assert_eq!(read_to_end(&client).1, Ended::Reset);
+    let end = drained.wait_end();
+    assert_eq!((end.code, end.count("event=cut")), (Some(0), 1), "{:#?}", end.lines);
+    download.join().unwrap();
+}

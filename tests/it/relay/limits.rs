@@ -85,7 +85,7 @@ fn over_max_connections_clients_wait_in_the_backlog() {
 fn without_file_descriptors_clients_wait_and_nothing_spins() {
     let upstream = Listener::new();
     let idle = Setup::proxy(&upstream.address, "").start();
-    until("the workers' pipes", || idle.pipes().len() == 2);
+    until("the workers' pipes", || idle.pipes().len() == 4);
     let limit = idle.limit_that_leaves(13);
     drop(idle);
     // Room for six connections and a half, fewer than the daemon would grant itself.
