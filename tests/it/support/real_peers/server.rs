@@ -69,7 +69,13 @@ impl Server {
         let options = [&daemon, "-D", &data, "-h", "127.0.0.1", "-p", &port, "-k", &data, "-c", "fsync=off"];
         let process = Contained::start(&directory, user.into_iter().chain(options));
         let socket = directory.path("data").join(format!(".s.PGSQL.{port}"));
-        Server { process, directory, tcp, unix: Some(socket) }.ready()
+        let server = Server { process, directory, tcp, unix: Some(socket) }.ready();
+        // It takes connections before it serves them.
+        let asked = ["-q", "-h", "127.0.0.1", "-p", &port];
+        wait_for("PostgreSQL that serves", BOUND, || {
+            run(&program("pg_isready"), asked).status.success().then_some(())
+        });
+        server
     }
 
     /// sshd for root with the key in the file `key`, which is also its host key.
