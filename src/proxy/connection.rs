@@ -262,6 +262,8 @@ impl Half {
         let pipe = self.pipe.as_ref().ok_or(Errno::EBADF)?;
         match pipe.fill(source, if self.sparing { SPARING } else { u32::MAX }) {
             Ok(0) | Err(Errno::EAGAIN) if std::mem::take(&mut self.urgent) => pipe.fill_urgent(source),
+            // It came a moment ago, and its event is yet to come: this is not the end.
+            Ok(0) if socket::unread(source) > 0 => pipe.fill_urgent(source),
             result => result,
         }
     }
