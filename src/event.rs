@@ -30,6 +30,10 @@ macro_rules! events {
 }
 
 events! {
+    /// Listeners and connections of the last incarnation were taken over.
+    Adopted = "adopted", "42056efb64eda51ad2f46d810f0a716a";
+    /// Something of the last incarnation could not be taken over.
+    LetGo = "let-go", "765df7079d7bfc565fc3f64296deceae";
     /// The daemon is up: READY=1 was sent.
     Started = "started", "065daf6ab12bc70ca7b9cf7cf112959b";
     /// A listener takes in connections.
@@ -64,6 +68,8 @@ events! {
     Hurried = "hurried", "f4d83e1df6e53322dd8def2a09de15d8";
     /// A connection was cut at the deadline.
     Cut = "cut", "9cb39578ac0bfd77f7dd8a9848af18e7";
+    /// Listeners and connections were left to the next incarnation.
+    HandedOver = "handed-over", "6ae65cc6a6842ae73e8d28bf52a27211";
     /// A cleanup step failed or panicked.
     StepFailed = "step-failed", "8745e9945c27ce583e0fc46f53dbf7ec";
     /// A cleanup step did not end within its bound and was left behind.

@@ -19,6 +19,7 @@
 //! cli                                   arguments -> options
 //! daemon                                ordered startup, status
 //! proxy | control                       listeners, workers, relays | drainctl's socket
+//! handover                              ledger, parking lots, adoption
 //! lifecycle                             the library: signals, cleanup, workers, exit, state
 //! systemd                               notify, listen fds, journal, manager
 //! sys                                   the only unsafe: pipes and splice, sockets, limits, clock
@@ -40,6 +41,8 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod handover;
 #[cfg(feature = "daemon")]
 pub mod proxy;
 

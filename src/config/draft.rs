@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::files::ConfigFile;
 use super::place::{At, Report, Source};
-use super::{Config, Daemon, Drain, Errors, ListenAddress, Protocol, Proxy, SendProxy, UpstreamAddress};
+use super::{
+    Config, Daemon, Drain, Errors, ListenAddress, OnRestart, Protocol, Proxy, SendProxy, UpstreamAddress,
+};
 use super::{check, read};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +35,7 @@ pub(super) struct Draft {
     pub(super) workers: Option<At<u32>>,
     pub(super) control: Option<At<PathBuf>>,
     pub(super) drain: DrainDraft,
+    pub(super) on_restart: Option<At<OnRestart>>,
     pub(super) proxies: Vec<ProxyDraft>,
 }
 
@@ -68,7 +71,8 @@ impl Draft {
         let mut proxies: Vec<Proxy> =
             self.proxies.into_iter().map(|proxy| proxy.into_proxy(&self.drain)).collect();
         proxies.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Config { daemon: Daemon { workers, control }, proxies })
+        let on_restart = self.on_restart.map(|at| at.value).unwrap_or_default();
+        Ok(Config { daemon: Daemon { workers, control }, on_restart, proxies })
     }
 }
 

@@ -45,6 +45,8 @@ pub fn load(file: &Path) -> Result<Config, Errors> {
 pub struct Config {
     /// What concerns the process.
     pub daemon: Daemon,
+    /// `on_restart` of `[handover]`.
+    pub on_restart: OnRestart,
     /// In the order of their names.
     pub proxies: Vec<Proxy>,
 }
@@ -79,6 +81,36 @@ pub struct Proxy {
     pub send_proxy: SendProxy,
     /// How a stop of it goes.
     pub drain: Drain,
+}
+
+impl Proxy {
+    /// What is left of a proxy that the configuration no longer has: nothing listens, and what the last
+    /// incarnation handed over for it is drained as by default.
+    pub fn departed(name: &str) -> Proxy {
+        Proxy {
+            name: name.to_owned(),
+            listen: Vec::new(),
+            upstream: Vec::new(),
+            protocol: Protocol::Tcp,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: None,
+            max_connections: None,
+            send_proxy: SendProxy::Off,
+            drain: Drain::default(),
+        }
+    }
+}
+
+/// `[handover]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRestart {
+    /// Systemd is asked whether a stop is one for a restart.
+    #[default]
+    Auto,
+    /// Every stop hands over.
+    Always,
+    /// Every stop drains.
+    Never,
 }
 
 /// Durations of a drain; `[drain]` gives the defaults, a proxy's own `drain = {}` overrides them.

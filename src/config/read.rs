@@ -11,9 +11,9 @@ use super::address;
 use super::document::{Table, kind, suggest};
 use super::draft::{Draft, DrainDraft, ProxyDraft};
 use super::place::{At, Report, Source};
-use super::{Protocol, SendProxy};
+use super::{OnRestart, Protocol, SendProxy};
 
-const TOP_KEYS: &[&str] = &["daemon", "drain", "proxy"];
+const TOP_KEYS: &[&str] = &["daemon", "drain", "handover", "proxy"];
 const DAEMON_KEYS: &[&str] = &["workers", "control"];
 const DRAIN_KEYS: &[&str] = &["lame_duck", "deadline", "deadline_on_shutdown", "spread"];
 const PROXY_KEYS: &[&str] = &[
@@ -30,7 +30,8 @@ const PROTOCOLS: &[&str] = &["tcp"];
 
 /// Of the fixed interface, and not done by this version: told, never silently ignored.
 const LATER_DAEMON_KEYS: &[&str] = &["metrics"];
-const LATER_HANDOVER_KEYS: &[&str] = &["on_restart", "crash_after"];
+const HANDOVER_KEYS: &[&str] = &["on_restart"];
+const LATER_HANDOVER_KEYS: &[&str] = &["crash_after"];
 const LATER_PROXY_KEYS: &[&str] = &["hold"];
 const LATER_PROTOCOLS: &[&str] = &["http1", "http2", "postgres", "redis", "mqtt", "smtp", "imap"];
 
@@ -88,7 +89,7 @@ fn syntax(message: &str, line: &str) -> String {
 fn read_top(file: &Table<'_>, draft: &mut Draft, report: &mut Report) {
     for (At { place, value: key }, value) in file.entries() {
         // Behind a broken header, the keys of its table seem to stand outside one.
-        if !TOP_KEYS.contains(&key) && key != "handover" && !report.is_broken_above(&place) {
+        if !TOP_KEYS.contains(&key) && !report.is_broken_above(&place) {
             report.error(&place, unknown_top(key, value));
         }
     }
@@ -108,10 +109,22 @@ fn read_top(file: &Table<'_>, draft: &mut Draft, report: &mut Report) {
         set_once("spread", &mut draft.drain.spread, spread, report);
     }
     if let Some(table) = file.table("handover", "[handover]", report) {
-        table.check_keys(&[], LATER_HANDOVER_KEYS, report);
+        table.check_keys(HANDOVER_KEYS, LATER_HANDOVER_KEYS, report);
+        let on_restart = table.string("on_restart", report);
+        let on_restart = on_restart.and_then(|at| judge("on_restart", at, report, on_restart_word));
+        set_once("on_restart", &mut draft.on_restart, on_restart, report);
     }
     if let Some(table) = file.table("proxy", "[proxy]", report) {
         read_proxies(&table, draft, report);
+    }
+}
+
+fn on_restart_word(word: &str) -> Result<OnRestart, String> {
+    match word {
+        "auto" => Ok(OnRestart::Auto),
+        "always" => Ok(OnRestart::Always),
+        "never" => Ok(OnRestart::Never),
+        _ => Err(format!("{word:?}: write \"auto\", \"always\" or \"never\"")),
     }
 }
 

@@ -129,7 +129,7 @@ fn a_full_configuration_is_read() {
         protocol: Protocol::Tcp,
     };
     let daemon = Daemon { workers: Some(2), control: Some("/run/drained/control.sock".into()) };
-    assert_eq!(config, Config { daemon, proxies: vec![api, web] });
+    assert_eq!(config, Config { daemon, on_restart: OnRestart::Auto, proxies: vec![api, web] });
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The daemon: ordered startup, and the steps of its stop.
 
 pub mod demo;
+mod handover;
+mod intent;
 mod report;
 mod stop;
 
@@ -16,10 +18,11 @@ use slog::{Level, Logger, info, o, warn};
 
 use self::stop::Stop;
 use crate::Result;
-use crate::config::{self, Config};
+use crate::config::{self, Config, OnRestart};
 use crate::control::ControlServer;
 use crate::control::server::{MODE, Running};
 use crate::event::Event;
+use crate::handover::adopt;
 use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
 use crate::proxy::{self, Fleet};
 use crate::sys::limits;
@@ -50,7 +53,8 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let fd_limit = limits::raise_file_descriptors()?;
     let mut passed = listen_fds::take()?;
     let workers = config.daemon.workers.unwrap_or_else(cores);
-    let fleet = Arc::new(Fleet::open(&config, workers, fd_limit, HURRY, &mut passed)?);
+    let mut estate = adopt::estate(&mut passed);
+    let fleet = Arc::new(Fleet::open(&config, workers, fd_limit, HURRY, &mut passed, &mut estate)?);
     info!(
         log,
         "drained {}, {workers} workers, room for {} connections",
@@ -64,7 +68,7 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let mut life = Lifecycle::new(signals, log.clone());
     life.hurry(HURRY + GRACE);
     let control = start_control(&config, &fleet, &life.handle(), log)?;
-    let stop = Stop::new(&fleet);
+    let stop = Stop::new(&fleet, life.handle(), config.on_restart);
     start_workers(&mut life, &fleet, &stop, log);
     stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
@@ -72,6 +76,10 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
         handle.ready();
+        handover::say_adopted(&fleet, &estate, handle, log);
+        if config.on_restart != OnRestart::Never {
+            handover::store_listeners(&fleet, handle.notifier(), log);
+        }
         Ok(())
     }))
 }

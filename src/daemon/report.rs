@@ -48,6 +48,11 @@ pub fn draining_text(fleet: &Fleet) -> String {
     format!("Draining: {active} of {} connections left{cut}", active + ended)
 }
 
+/// STATUS= of a handover.
+pub fn handing_over_text(fleet: &Fleet) -> String {
+    format!("Handing over {}", count(u64::from(fleet.active()), "connection", "connections"))
+}
+
 fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
@@ -62,7 +67,7 @@ pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
         pid: process::id(),
         state,
         uptime_s: handle.since().elapsed().as_secs(),
-        adopted: Adopted::default(),
+        adopted: Adopted { listeners: fleet.adopted_counts.0, connections: fleet.adopted_counts.1 },
         proxies,
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! Announce waits out the lame duck while everything is served. Refuse serves the backlogs and
 //! closes the listeners. Drain hands each connection to the drain policy; the workers end with
-//! their last connection. Finish closes the control socket, which answers until then.
+//! their last connection. (A stop for a restart skips all that and hands over.) Finish closes the control socket, which answers until then.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{GRACE, report};
-use crate::config;
+use super::intent::{Intent, decide};
+use super::{GRACE, handover, report};
+use crate::config::{self, OnRestart};
 use crate::control::server::Running;
-use crate::lifecycle::{Bound, Lifecycle, Phase, StepContext};
+use crate::lifecycle::{Bound, Handle, Lifecycle, Phase, StepContext};
 use crate::proxy::{Fleet, fault};
+use crate::sys::clock::monotonic_ms;
 use crate::systemd::manager;
 use crate::{Error, Exit, Result};
 
@@ -21,21 +23,28 @@ const REFUSE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(200);
 /// What to cut a connection at the deadline may take: several times what it does.
 const CUT: Duration = Duration::from_micros(500);
+/// What a handover may take: parking, and the service manager's fetching.
+const HAND_OVER: Duration = Duration::from_secs(10);
 const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
-/// How long the bus may take to say whether the machine shuts down.
+/// How long the bus may take to say what the stop is for.
 const ASK_MANAGER: Duration = Duration::from_millis(200);
 
-/// What a stop needs to know: whom it drains, and by when.
+/// How often a drain asks whether it has become a restart.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a stop needs to know: whom it drains, by when, or whether it hands over.
 #[derive(Clone)]
 pub struct Stop {
     fleet: Arc<Fleet>,
-    shutdown: Arc<OnceLock<bool>>,
+    handle: Handle,
+    on_restart: OnRestart,
+    first: Arc<OnceLock<(Intent, u64)>>,
 }
 
 impl Stop {
-    pub fn new(fleet: &Arc<Fleet>) -> Stop {
-        Stop { fleet: fleet.clone(), shutdown: Arc::default() }
+    pub fn new(fleet: &Arc<Fleet>, handle: Handle, on_restart: OnRestart) -> Stop {
+        Stop { fleet: fleet.clone(), handle, on_restart, first: Arc::default() }
     }
 
     /// Declares the steps.
@@ -45,20 +54,15 @@ impl Stop {
             fleet.begin_stop();
             report::draining_text(&fleet)
         });
-        let bound = lame_duck(&self.fleet) + GRACE;
-        let fleet = self.fleet.clone();
-        life.step(Phase::Announce, "lame-duck", bound, move |context| {
-            announce(&fleet, context);
+        let stop = self.clone();
+        life.step(Phase::Announce, "lame-duck", lame_duck(&self.fleet) + GRACE, move |context| {
+            if stop.intent() != Intent::HandOver {
+                announce(&stop.fleet, context);
+            }
             Ok(())
         });
-        let fleet = self.fleet.clone();
-        life.step(Phase::Refuse, "close-listeners", REFUSE + GRACE, move |context| {
-            let until = context.deadline().min(Instant::now() + REFUSE);
-            match fleet.refuse(until, || context.hurried()) {
-                true => Ok(()),
-                false => Err(Error::new(Exit::Software, "a worker did not close its listeners")),
-            }
-        });
+        let stop = self.clone();
+        life.step(Phase::Refuse, "close-listeners", REFUSE + GRACE, move |context| stop.refuse(context));
         let stop = self.clone();
         life.step(Phase::Drain, "drain-connections", self.bound(GRACE), move |context| stop.drain(context));
         if let Some(control) = control {
@@ -74,42 +78,73 @@ impl Stop {
         let stop = self.clone();
         let deadline = move || {
             let cutting = CUT * stop.fleet.active().max(stop.fleet.workers() as u32);
-            longest(&stop.fleet, |drain| stop.deadline(drain)) + cutting + grace
+            longest(&stop.fleet, |drain| stop.deadline(drain)) + cutting + grace + HAND_OVER
         };
         Bound(Box::new(deadline))
     }
 
     fn deadline(&self, drain: &config::Drain) -> Duration {
-        match self.is_shutdown() {
-            true => drain.deadline_on_shutdown,
-            false => drain.deadline,
+        match self.intent() {
+            Intent::DrainForShutdown => drain.deadline_on_shutdown,
+            Intent::Drain | Intent::HandOver => drain.deadline,
         }
     }
 
-    /// Whether the whole machine goes down, asked once, and not while there is nobody to drain.
-    fn is_shutdown(&self) -> bool {
-        let nobody = self.fleet.active() == 0 && lame_duck(&self.fleet).is_zero();
-        let ask = || manager::system_state(ASK_MANAGER).is_some_and(|state| state == "stopping");
-        match self.shutdown.get() {
-            Some(shutdown) => *shutdown,
-            None if nobody => false,
-            None => *self.shutdown.get_or_init(ask),
+    /// What the stop is for, as it was when it began.
+    fn intent(&self) -> Intent {
+        self.first.get_or_init(|| (self.ask(), monotonic_ms())).0
+    }
+
+    fn ask(&self) -> Intent {
+        let has_store = self.handle.notifier().is_connected();
+        // Nobody else than the service manager can want anything but a drain.
+        let manager = if has_store { manager::ask(ASK_MANAGER) } else { None };
+        decide(self.on_restart, has_store, manager.as_ref())
+    }
+
+    fn refuse(&self, context: &StepContext) -> Result<()> {
+        if self.intent() == Intent::HandOver {
+            return Ok(());
+        }
+        let until = context.deadline().min(Instant::now() + REFUSE);
+        let refused = self.fleet.refuse(until, || context.hurried());
+        handover::remove_listeners(context.notifier(), context.log());
+        match refused {
+            true => Ok(()),
+            false => Err(Error::new(Exit::Software, "a worker did not close its listeners")),
         }
     }
 
     fn drain(&self, context: &StepContext) -> Result<()> {
         let fleet = &self.fleet;
         fault::strike("step-hang", None);
+        if self.intent() == Intent::HandOver {
+            return self.hand_over(context);
+        }
         fleet.drain(|drain| self.deadline(drain));
+        let mut asked = Instant::now();
         while fleet.is_busy() && Instant::now() < context.deadline() {
             context.notifier().status(report::draining_text(fleet));
             fleet.wait_until(Instant::now() + LOOK, || !fleet.is_busy());
+            if asked.elapsed() >= ASK_AGAIN && fleet.is_busy() {
+                if self.ask() == Intent::HandOver {
+                    return self.hand_over(context);
+                }
+                asked = Instant::now();
+            }
         }
         context.notifier().status(report::draining_text(fleet));
         match fleet.active() {
             0 => Ok(()),
             left => Err(Error::new(Exit::Software, format!("{left} connections outlived the deadline"))),
         }
+    }
+
+    fn hand_over(&self, context: &StepContext) -> Result<()> {
+        self.handle.hand_over();
+        context.notifier().status(report::handing_over_text(&self.fleet));
+        let stopped = self.first.get().map_or_else(monotonic_ms, |(_, at)| *at);
+        handover::leave(&self.fleet, context.notifier(), context.log(), stopped)
     }
 }
 

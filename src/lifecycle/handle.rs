@@ -38,6 +38,12 @@ impl Handle {
         self.0.since
     }
 
+    /// Says that the stop in progress is a handover: the next incarnation goes on.
+    pub fn hand_over(&self) {
+        // Illegal where there is no stop, or it is one already: then there is nothing to say.
+        let _ = self.0.change(Transition::HandOver, |_| ());
+    }
+
     /// Starts the stop as SIGTERM would.
     pub fn stop(&self, reason: &str) {
         self.0.begin_stop(Cause::Asked(reason.to_owned()));

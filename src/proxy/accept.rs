@@ -11,12 +11,10 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use slog::{info, warn};
 
-use super::connection::{Connection, Half};
-use super::drain::Goodbye;
+use super::connection::Connection;
 use super::fault;
 use super::fleet::lock;
 use super::listener::Listener;
-use super::upstream::Tried;
 use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
 use crate::event::Event;
 use crate::sys::socket::{self, Peer};
@@ -123,28 +121,8 @@ impl Worker {
         self.fleet.connection_opened();
         self.connections += 1;
         let connect_timeout = self.proxy(proxy).config.connect_timeout.as_millis() as u64;
-        let connection = Connection {
-            id,
-            client,
-            peer,
-            server: None,
-            server_broke: false,
-            proxy,
-            upstream: None,
-            tried: Tried::default(),
-            connect_until: Some(self.now + connect_timeout),
-            to_upstream: Half::default(),
-            to_client: Half::default(),
-            opened: self.now,
-            last: self.now,
-            answer_due: false,
-            client_ended: false,
-            client_broke: false,
-            queued: false,
-            broken: false,
-            goodbye: Goodbye::None,
-            wake_at: u64::MAX,
-        };
+        let mut connection = Connection::new(id, client, peer, proxy, self.now);
+        connection.connect_until = Some(self.now + connect_timeout);
         let key = self.table.insert(Entry::Connection(connection));
         let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Client).to_bits());
         let watched = match self.table.get_mut(key) {
@@ -217,6 +195,14 @@ impl Worker {
                 self.accept_some(index);
             }
         }
+    }
+
+    /// Lets go of a listener that the next incarnation will have.
+    pub(super) fn keep_door_for_the_next(&mut self, index: usize) {
+        if let Some(Some(door)) = self.doors.get(index) {
+            door.listener.keep_file();
+        }
+        self.shut_door(index);
     }
 
     pub(super) fn shut_door(&mut self, index: usize) {

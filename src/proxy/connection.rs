@@ -79,6 +79,32 @@ pub enum Turn {
 }
 
 impl Connection {
+    /// One whose upstream is not found yet.
+    pub fn new(id: u64, client: OwnedFd, peer: Peer, proxy: u16, opened: u64) -> Connection {
+        Connection {
+            id,
+            client,
+            peer,
+            server: None,
+            server_broke: false,
+            proxy,
+            upstream: None,
+            tried: Tried::default(),
+            connect_until: None,
+            to_upstream: Half::default(),
+            to_client: Half::default(),
+            opened,
+            last: opened,
+            answer_due: false,
+            client_ended: false,
+            client_broke: false,
+            queued: false,
+            broken: false,
+            goodbye: Goodbye::None,
+            wake_at: u64::MAX,
+        }
+    }
+
     /// Moves what can be moved in both directions.
     pub fn relay(&mut self, pipes: &mut Pipes, now: u64) -> Turn {
         let Some(server) = &self.server else { return Turn::Waits };

@@ -34,6 +34,7 @@ impl Worker {
     pub(super) fn read_mail(&mut self) {
         for command in self.fleet.mailboxes[self.index].take() {
             match command {
+                Command::HandOver => self.hand_over(),
                 Command::Refuse { until } => self.refuse(self.at(until)),
                 Command::Drain { proxy, since, deadline } => {
                     let shared = &self.fleet.proxies[proxy];
@@ -43,6 +44,16 @@ impl Worker {
                     self.plans[proxy] = Some(if self.hurried { self.hurry_plan(plan) } else { plan });
                     self.look_at_all();
                 }
+            }
+        }
+    }
+
+    /// The connections of proxies that the configuration no longer has.
+    pub(super) fn drain_departed(&mut self) {
+        for (proxy, plan) in self.fleet.proxies.iter().zip(&mut self.plans) {
+            if proxy.departed {
+                let deadline = self.now + proxy.config.drain.deadline.as_millis() as u64;
+                *plan = Some(Plan { since: self.now, deadline, spread: 0, hurried: false });
             }
         }
     }

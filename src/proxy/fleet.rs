@@ -2,7 +2,7 @@
 //! and the mailboxes through which the stop reaches the workers.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,9 @@ use super::listener::{self, Listener};
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
+use crate::handover::adopt::{Adopted, Estate};
+use crate::handover::lot::Lots;
+use crate::handover::record::Record;
 use crate::sys::{self, socket};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
@@ -33,8 +36,8 @@ const REFUSE_LAST: Duration = Duration::from_millis(500);
 pub struct Fleet {
     /// In the order of their names.
     pub proxies: Vec<Proxy>,
-    /// When the clock of all workers began.
-    pub epoch: Instant,
+    /// Listeners and connections that the last incarnation left.
+    pub adopted_counts: (u64, u64),
     pub(super) mailboxes: Vec<Mailbox>,
     /// How many connections fit the file descriptor limit, all proxies together.
     pub(super) limit: u32,
@@ -42,6 +45,11 @@ pub struct Fleet {
     /// Pipes of all workers: those of slow receivers leave less room for connections.
     pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
+    /// What each worker is to adopt: a connection, its proxy and its upstream.
+    pub(super) adopted: Vec<Mutex<Vec<(Adopted, u16, Option<u16>)>>>,
+    /// What the workers have parked.
+    pub(super) parked: Mutex<Vec<Parked>>,
+    have_parked: AtomicUsize,
     /// How long connections live after the stop was hurried.
     pub(super) hurry: Duration,
     /// Until when nobody is taken in, for those who are in lack file descriptors.
@@ -50,6 +58,15 @@ pub struct Fleet {
     ended_in_stop: AtomicU64,
     change: Mutex<()>,
     changed: Condvar,
+}
+
+/// What one worker hands over.
+#[derive(Default)]
+pub struct Parked {
+    /// The lots that its file descriptors stand in.
+    pub lots: Lots,
+    /// What is to be known of its connections.
+    pub records: Vec<Record>,
 }
 
 /// One proxy, shared by all workers.
@@ -64,6 +81,8 @@ pub struct Proxy {
     listening: AtomicUsize,
     pub(super) active: AtomicU32,
     pub(super) rotation: AtomicUsize,
+    /// It is not configured any more; only connections of the last incarnation are left.
+    pub(super) departed: bool,
     pub(super) draining: AtomicBool,
     /// The number of connections at which accepting last had to wait; 0: it doesn't.
     pub(super) full_at: AtomicU32,
@@ -78,6 +97,8 @@ pub(super) struct Mailbox {
 /// What the stop asks of a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Command {
+    /// Park all connections and let go of the listeners.
+    HandOver,
     /// Serve the backlog and close the listeners, at `until` at the latest.
     Refuse { until: Instant },
     /// Drain the connections of a proxy and cut what is left at the deadline.
@@ -95,16 +116,22 @@ impl Fleet {
         fd_limit: u64,
         hurry: Duration,
         passed: &mut Vec<PassedFd>,
+        estate: &mut Estate,
     ) -> Result<Fleet> {
-        let open = |proxy: &config::Proxy| Proxy::open(proxy.clone(), workers, passed);
+        let before = estate.listeners.len();
+        let left = &mut estate.listeners;
+        let open = |proxy: &config::Proxy| Proxy::open(proxy.clone(), workers, passed, left);
         let mailbox = |_| {
             let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
             Ok(Mailbox { wake, commands: Mutex::default() })
         };
-        Ok(Fleet {
+        let mut fleet = Fleet {
             proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
-            epoch: Instant::now(),
+            adopted_counts: (0, 0),
+            adopted: (0..workers).map(|_| Mutex::default()).collect(),
+            parked: Mutex::default(),
+            have_parked: AtomicUsize::new(0),
             mailboxes: (0..workers).map(mailbox).collect::<Result<_>>()?,
             limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
                 as u32,
@@ -117,7 +144,49 @@ impl Fleet {
             ended_in_stop: AtomicU64::new(0),
             change: Mutex::default(),
             changed: Condvar::new(),
-        })
+        };
+        let connections = std::mem::take(&mut estate.connections);
+        fleet.adopted_counts = ((before - estate.listeners.len()) as u64, connections.len() as u64);
+        fleet.adopt(connections);
+        Ok(fleet)
+    }
+
+    /// Spreads connections over the workers. Those of a proxy that is no longer configured get one
+    /// that takes in nobody and drains.
+    fn adopt(&mut self, connections: Vec<Adopted>) {
+        for (number, adopted) in connections.into_iter().enumerate() {
+            let name = &adopted.record.proxy;
+            let known = self.proxies.iter().position(|p| p.config.name == *name);
+            let index = known.unwrap_or_else(|| {
+                self.proxies.push(Proxy::departed(name, self.mailboxes.len()));
+                self.proxies.len() - 1
+            });
+            let proxy = &self.proxies[index];
+            let upstream = proxy.upstreams.iter().position(|u| u.name == adopted.record.upstream);
+            proxy.active.fetch_add(1, Relaxed);
+            self.active.fetch_add(1, Relaxed);
+            self.next_id.fetch_max(adopted.record.id + 1, Relaxed);
+            let share = &self.adopted[number % self.adopted.len()];
+            lock(share).push((adopted, index as u16, upstream.map(|u| u as u16)));
+        }
+    }
+
+    /// Has all workers park what they have; gives it when all have done so, or None at `until`.
+    pub fn hand_over(&self, until: Instant) -> Option<Vec<Parked>> {
+        self.tell_all(Command::HandOver);
+        let all = || self.have_parked.load(Relaxed) == self.workers();
+        self.wait_until(until, all).then(|| std::mem::take(&mut *lock(&self.parked)))
+    }
+
+    pub(super) fn worker_has_parked(&self) {
+        self.have_parked.fetch_add(1, Relaxed);
+        self.notify();
+    }
+
+    /// The listeners that are not a .socket unit's, to be stored.
+    pub fn own_listeners(&self) -> Vec<Arc<Listener>> {
+        let all = self.proxies.iter().flat_map(|p| lock(&p.listeners).clone());
+        all.filter(|listener| !listener.passed).collect()
     }
 
     /// Connections that live, of all proxies.
@@ -287,24 +356,48 @@ impl Mailbox {
 }
 
 impl Proxy {
-    fn open(config: config::Proxy, workers: usize, passed: &mut Vec<PassedFd>) -> Result<Proxy> {
+    /// One that the configuration no longer has, for the connections that it left.
+    fn departed(name: &str, workers: usize) -> Proxy {
+        let mut proxy = Proxy::new(config::Proxy::departed(name), Vec::new(), Vec::new(), workers);
+        proxy.departed = true;
+        proxy.draining = AtomicBool::new(true);
+        proxy
+    }
+
+    fn open(
+        config: config::Proxy,
+        workers: usize,
+        passed: &mut Vec<PassedFd>,
+        left: &mut Vec<OwnedFd>,
+    ) -> Result<Proxy> {
         let mut listeners = Vec::new();
         for address in &config.listen {
-            listeners.extend(listener::open(&config.name, address, passed)?.into_iter().map(Arc::new));
+            listeners.extend(listener::open(&config.name, address, passed, left)?.into_iter().map(Arc::new));
         }
         let upstream =
             |a: &config::UpstreamAddress| Ok(Upstream::new(listener::upstream_address(a)?, a.to_string()));
-        Ok(Proxy {
-            upstreams: config.upstream.iter().map(upstream).collect::<Result<_>>()?,
+        let upstreams = config.upstream.iter().map(upstream).collect::<Result<_>>()?;
+        Ok(Proxy::new(config, upstreams, listeners, workers))
+    }
+
+    fn new(
+        config: config::Proxy,
+        upstreams: Vec<Upstream>,
+        listeners: Vec<Arc<Listener>>,
+        workers: usize,
+    ) -> Proxy {
+        Proxy {
+            config,
+            upstreams,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             listeners: Mutex::new(listeners),
             listening: AtomicUsize::new(0),
             active: AtomicU32::new(0),
             rotation: AtomicUsize::new(0),
+            departed: false,
             draining: AtomicBool::new(false),
             full_at: AtomicU32::new(0),
-            config,
-        })
+        }
     }
 
     /// Connections that live, those that wait for their upstream included.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
@@ -22,6 +23,7 @@ pub struct Listener {
     /// It belongs to a .socket unit: systemd keeps it open and its backlog waits for the next start.
     pub passed: bool,
     file: Option<SocketFile>,
+    keep_file: AtomicBool,
 }
 
 struct SocketFile {
@@ -32,7 +34,14 @@ struct SocketFile {
 impl Listener {
     fn new(fd: OwnedFd, passed: bool, file: Option<SocketFile>) -> Listener {
         let name = socket::local_name(fd.as_fd());
-        Listener { fd, name, passed, file }
+        Listener { fd, name, passed, file, keep_file: AtomicBool::new(false) }
+    }
+}
+
+impl Listener {
+    /// The next incarnation takes it over: its socket file stays.
+    pub fn keep_file(&self) {
+        self.keep_file.store(true, Relaxed);
     }
 }
 
@@ -45,6 +54,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Some(file) = &self.file
+            && !self.keep_file.load(Relaxed)
             && identity(&file.path) == Some(file.identity)
         {
             // Left in place it does no harm: the next start finds nobody behind it and replaces it.
@@ -57,12 +67,21 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// Opens the listeners of one address: binds it, or takes those of that name out of `passed`.
+/// Opens the listeners of one address: takes it out of what the last incarnation `left`, or those of
+/// its name out of `passed`, or binds it.
 ///
 /// # Errors
 /// Exit 71: the system refused, the message names the address. Exit 78: no such name was passed, or
 /// what was passed is no listening stream socket.
-pub fn open(proxy: &str, address: &ListenAddress, passed: &mut Vec<PassedFd>) -> Result<Vec<Listener>> {
+pub fn open(
+    proxy: &str,
+    address: &ListenAddress,
+    passed: &mut Vec<PassedFd>,
+    left: &mut Vec<OwnedFd>,
+) -> Result<Vec<Listener>> {
+    if let Some(index) = left.iter().position(|fd| is_bound_to(fd, address)) {
+        return reopen(proxy, left.swap_remove(index), address).map(|listener| vec![listener]);
+    }
     match address {
         ListenAddress::Tcp(tcp) => {
             let fd =
@@ -72,6 +91,29 @@ pub fn open(proxy: &str, address: &ListenAddress, passed: &mut Vec<PassedFd>) ->
         ListenAddress::Unix(unix) => Ok(vec![open_unix(proxy, unix)?]),
         ListenAddress::Systemd(name) => take_passed(proxy, name, passed),
     }
+}
+
+/// Whether a listener is the one that the configuration means. Port 0 is any.
+fn is_bound_to(fd: &OwnedFd, address: &ListenAddress) -> bool {
+    match address {
+        _ if !socket::is_listening_stream(fd.as_fd()) => false,
+        ListenAddress::Tcp(wanted) => socket::local_address(fd.as_fd())
+            .is_some_and(|a| a == *wanted || (wanted.port() == 0 && a.ip() == wanted.ip())),
+        ListenAddress::Unix(unix) => socket::local_name(fd.as_fd()) == unix.to_string(),
+        ListenAddress::Systemd(_) => false,
+    }
+}
+
+fn reopen(proxy: &str, fd: OwnedFd, address: &ListenAddress) -> Result<Listener> {
+    socket::prepare_listener(&fd)
+        .map_err(|e| Error::system(format!("proxy {proxy}: taking over the listener {address}"), e))?;
+    let file = match address {
+        ListenAddress::Unix(UnixPath::Path(path)) => {
+            identity(path).map(|identity| SocketFile { path: path.clone(), identity })
+        }
+        _ => None,
+    };
+    Ok(Listener::new(fd, false, file))
 }
 
 fn refused(proxy: &str, address: &str, errno: Errno) -> Error {

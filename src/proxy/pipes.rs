@@ -69,6 +69,12 @@ impl Pipes {
         }
     }
 
+    /// Counts one that came from the last incarnation, with bytes in it.
+    pub fn adopt(&mut self, pipe: &Pipe) {
+        self.count.fetch_add(1, Relaxed);
+        self.large += usize::from(pipe.capacity() >= LARGE);
+    }
+
     /// Takes an empty pipe back.
     pub fn put(&mut self, pipe: Pipe) {
         if self.last.is_none() {

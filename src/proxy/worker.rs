@@ -23,6 +23,7 @@ use super::timers::Timers;
 use super::upstream::Probe;
 use crate::event::Event;
 use crate::lifecycle::{StopLevel, StopToken};
+use crate::sys::clock::monotonic_ms;
 use crate::{Error, Result};
 
 const EVENTS_PER_WAIT: usize = 256;
@@ -83,7 +84,7 @@ pub(super) struct Worker {
     pub plans: Vec<Option<Plan>>,
     pub hurried: bool,
     pub failures: Failures,
-    /// Milliseconds since the fleet's epoch, read once a turn of the loop.
+    /// Milliseconds of CLOCK_MONOTONIC, read once a turn of the loop.
     pub now: u64,
 }
 
@@ -117,6 +118,9 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     };
     watch(stop.as_fd(), EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Source::Stop)?;
     watch(worker.fleet.mailboxes[index].wake.as_fd(), EpollFlags::EPOLLIN, Source::Mailbox)?;
+    worker.now = monotonic_ms();
+    worker.drain_departed();
+    worker.adopt_all();
     worker.open_doors()?;
     worker.work(stop)
 }
@@ -125,7 +129,7 @@ impl Worker {
     fn work(&mut self, stop: &StopToken) -> Result<()> {
         let mut events = vec![EpollEvent::empty(); EVENTS_PER_WAIT];
         let longest = stop.beat_interval().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
-        self.now = self.clock();
+        self.now = monotonic_ms();
         while !(stop.level() >= StopLevel::Stopping && self.connections == 0 && self.is_shut()) {
             let timeout = self.timeout(longest.as_millis() as u64);
             let n = match self.epoll.wait(&mut events, timeout) {
@@ -134,7 +138,7 @@ impl Worker {
                 Err(errno) => return Err(Error::system("waiting for events", errno)),
             };
             stop.beat();
-            self.now = self.clock();
+            self.now = monotonic_ms();
             for event in &events[..n] {
                 self.dispatch(Source::from_bits(event.data()), event.events(), stop);
             }
@@ -166,12 +170,11 @@ impl Worker {
         });
     }
 
-    fn clock(&self) -> u64 {
-        self.at(Instant::now())
-    }
-
     pub(super) fn at(&self, instant: Instant) -> u64 {
-        instant.saturating_duration_since(self.fleet.epoch).as_millis() as u64
+        let now = Instant::now();
+        let after = instant.saturating_duration_since(now).as_millis() as u64;
+        let before = now.saturating_duration_since(instant).as_millis() as u64;
+        (monotonic_ms() + after).saturating_sub(before)
     }
 
     fn timeout(&self, longest: u64) -> EpollTimeout {

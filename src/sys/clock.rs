@@ -1,12 +1,18 @@
-//! The time of day where this machine stands, for people who read lines on a terminal.
-//!
-//! Not for measuring: that is [`std::time::Instant`].
+//! Clocks: the monotonic one as a number that the next process understands too, and the time of day
+//! where this machine stands, for people who read lines on a terminal.
 
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
+use nix::time::{ClockId, clock_gettime};
+
+/// Milliseconds of CLOCK_MONOTONIC: the same clock in all processes since the machine has booted.
+pub fn monotonic_ms() -> u64 {
+    // It fails for no clock that every kernel has.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_millis() as u64)
+}
 
 /// A time of day, shown as `12:03:04.123`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

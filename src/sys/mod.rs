@@ -8,4 +8,5 @@ pub mod handshakes;
 pub mod limits;
 pub(crate) mod passed;
 pub mod pipe;
+pub mod rights;
 pub mod socket;

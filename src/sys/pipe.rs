@@ -32,6 +32,20 @@ impl Pipe {
         Ok(Pipe { read, write, capacity: capacity as u32 })
     }
 
+    /// A pipe out of the ends that another process had.
+    ///
+    /// # Errors
+    /// EBADF: they are no pipe.
+    pub fn of(read: OwnedFd, write: OwnedFd) -> Result<Pipe, Errno> {
+        let capacity = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as u32;
+        Ok(Pipe { read, write, capacity })
+    }
+
+    /// Its ends, for reading and for writing.
+    pub fn into_ends(self) -> (OwnedFd, OwnedFd) {
+        (self.read, self.write)
+    }
+
     /// How many bytes it takes at the most.
     pub fn capacity(&self) -> u32 {
         self.capacity

@@ -266,6 +266,24 @@ pub fn reset_on_close(fd: BorrowedFd<'_>) {
     let _ = setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
+/// A number that no other socket of this machine has had or will have: SO_COOKIE, socket(7).
+pub fn cookie(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut cookie: u64 = 0;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the eight of the number that the pointer points
+    // to. nix has no such option.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &mut len,
+        )
+    };
+    Errno::result(result).map(|_| cookie)
+}
+
 /// How many bytes stand in the send queue, unsent or not acknowledged: SIOCOUTQ, tcp(7), unix(7).
 pub fn unsent(fd: BorrowedFd<'_>) -> u32 {
     queue(fd, libc::TIOCOUTQ)

@@ -1,4 +1,4 @@
-//! The manager: what systemd says of the machine, over the system bus.
+//! The manager: what systemd says of this service and of the machine, over the system bus.
 //!
 //! org.freedesktop.systemd1(5). The bus may be missing, slow or refuse; nobody waits for it without
 //! a bound.
@@ -7,25 +7,54 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use zbus::blocking::{Proxy, connection};
+use zbus::blocking::{Connection, Proxy, connection};
+use zbus::zvariant::OwnedObjectPath;
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// The caller's own unit.
+const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/self";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const JOB: &str = "org.freedesktop.systemd1.Job";
 
-/// The manager's property SystemState: `running`, `degraded`, `stopping`, ...; None without an
-/// answer within `bound`.
-pub fn system_state(bound: Duration) -> Option<String> {
+/// What systemd is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manager {
+    /// The type of the job that our unit has: `restart`, `stop`, `start`, ...; None where it has none.
+    pub job: Option<String>,
+    /// Of the machine: `running`, `degraded`, `stopping`, ...
+    pub system_state: String,
+}
+
+/// Asks; None without an answer within `bound`.
+pub fn ask(bound: Duration) -> Option<Manager> {
     let (answer, answered) = mpsc::channel();
     // The thread is left behind if the bus hangs: zbus bounds a call, but not the connecting.
     let ask = move || {
-        let _ = answer.send(ask_system_state(bound));
+        let _ = answer.send(ask_bus(bound));
     };
     thread::Builder::new().name("bus".to_owned()).spawn(ask).ok()?;
     answered.recv_timeout(bound).ok()?.ok()
 }
 
-fn ask_system_state(bound: Duration) -> zbus::Result<String> {
+fn ask_bus(bound: Duration) -> zbus::Result<Manager> {
     let bus = connection::Builder::system()?.method_timeout(bound).build()?;
-    Proxy::new(&bus, SERVICE, MANAGER_PATH, MANAGER)?.get_property("SystemState")
+    let system_state = Proxy::new(&bus, SERVICE, MANAGER_PATH, MANAGER)?.get_property("SystemState")?;
+    Ok(Manager { job: job(&bus)?, system_state })
+}
+
+fn job(bus: &Connection) -> zbus::Result<Option<String>> {
+    // Between the two questions a job may be replaced by another: then the unit names that one.
+    for _ in 0..2 {
+        let unit = Proxy::new(bus, SERVICE, UNIT_PATH, UNIT)?;
+        let (id, path): (u32, OwnedObjectPath) = unit.get_property("Job")?;
+        if id == 0 {
+            return Ok(None);
+        }
+        if let Ok(kind) = Proxy::new(bus, SERVICE, path, JOB)?.get_property("JobType") {
+            return Ok(Some(kind));
+        }
+    }
+    Ok(None)
 }

@@ -1,0 +1,89 @@
+//! The daemon's side of a handover: what it leaves to the store, and what it finds there.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use slog::{Logger, info, warn};
+
+use crate::event::Event;
+use crate::handover::adopt::Estate;
+use crate::handover::ledger::Ledger;
+use crate::handover::{LEDGER, LISTENER, LOT};
+use crate::lifecycle::Handle;
+use crate::proxy::{Fleet, Listener};
+use crate::sys::clock::monotonic_ms;
+use crate::systemd::notify::Notifier;
+use crate::{Error, Exit, Result};
+
+/// How long the workers may take to park what they have.
+const PARK: Duration = Duration::from_secs(5);
+/// How long systemd may take to fetch it.
+const FETCH: Duration = Duration::from_secs(5);
+
+/// Leaves everything to the next incarnation. `stopped` is when the stop began, in milliseconds of
+/// CLOCK_MONOTONIC.
+///
+/// # Errors
+/// A worker did not park in time, or systemd did not fetch: what it had is lost with the process.
+pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> Result<()> {
+    let hung = || Error::new(Exit::Software, "a worker did not hand over its connections");
+    let parked = fleet.hand_over(Instant::now() + PARK).ok_or_else(hung)?;
+    let (mut records, mut ends) = (Vec::new(), Vec::new());
+    for part in parked {
+        records.extend(part.records);
+        ends.extend(part.lots.finish().map_err(|e| Error::system("parking connections", e))?);
+    }
+    let count = records.len();
+    let ledger = Ledger { stopped, records, unreadable: 0 }.write()?;
+    notifier.fdstore(LEDGER, &[ledger.as_fd()])?;
+    notifier.fdstore(LOT, &ends.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    notifier.barrier(FETCH)?;
+    info!(log, "handed over {count} connections in {} parking lots", ends.len() / 2; Event::HandedOver,
+        "DRAINED_DURATION_US" => (monotonic_ms() - stopped) * 1_000);
+    Ok(())
+}
+
+/// Says what was found, and that what was taken out is ours again.
+pub fn say_adopted(fleet: &Fleet, estate: &Estate, handle: &Handle, log: &Logger) {
+    for what in &estate.let_go {
+        warn!(log, "let go of {what}"; Event::LetGo);
+    }
+    if !estate.listeners.is_empty() {
+        warn!(log, "let go of {} listeners that are not configured any more", estate.listeners.len(); Event::LetGo);
+    }
+    let (listeners, connections) = fleet.adopted_counts;
+    if listeners + connections > 0 {
+        let pause = estate.stopped.map(|stopped| monotonic_ms().saturating_sub(stopped));
+        let after = pause.map_or(String::new(), |pause| format!(" after a pause of {pause} ms"));
+        info!(log, "adopted {connections} connections and {listeners} listeners{after}"; Event::Adopted,
+            "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
+    }
+    let notifier = handle.notifier();
+    if estate.is_handover {
+        remove(notifier, LEDGER, log);
+        remove(notifier, LOT, log);
+    }
+    if !estate.listeners.is_empty() {
+        remove(notifier, LISTENER, log);
+    }
+}
+
+/// Has the store keep the listeners, so that nobody is refused while no process listens.
+pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
+    let listeners = fleet.own_listeners();
+    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| Listener::as_fd(listener)).collect();
+    if let Err(error) = notifier.fdstore(LISTENER, &fds) {
+        warn!(log, "cannot store the listeners: {error}");
+    }
+}
+
+/// Takes the listeners out of the store: they are to be closed.
+pub fn remove_listeners(notifier: &Notifier, log: &Logger) {
+    remove(notifier, LISTENER, log);
+}
+
+fn remove(notifier: &Notifier, name: &str, log: &Logger) {
+    if let Err(error) = notifier.fdstore_remove(name) {
+        warn!(log, "cannot take {name} out of the store: {error}");
+    }
+}

@@ -1,0 +1,51 @@
+//! File descriptors through UNIX sockets: SCM_RIGHTS, unix(7).
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+/// The most that the kernel takes in one message: SCM_MAX_FD.
+pub const MOST_AT_ONCE: usize = 253;
+
+/// Sends duplicates of `fds`, at most [`MOST_AT_ONCE`], with one byte.
+///
+/// # Errors
+/// EAGAIN: the queue is full. ETOOMANYREFS: more in flight than RLIMIT_NOFILE.
+pub fn send(socket: BorrowedFd<'_>, fds: &[OwnedFd]) -> Result<(), Errno> {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"\n")], &rights, flags, None).map(drop)
+}
+
+/// Takes the next message's file descriptors out of the queue, close-on-exec. None: it is empty.
+///
+/// # Errors
+/// EMFILE: this process had no room for all of them, and some are lost (MSG_CTRUNC).
+pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Vec<OwnedFd>>, Errno> {
+    let mut byte = [0];
+    let mut control = nix::cmsg_space!([RawFd; MOST_AT_ONCE]);
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+        Ok(message) => message,
+        Err(Errno::EAGAIN) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let mut fds = Vec::new();
+    for item in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = item {
+            // SAFETY: the kernel has just installed these descriptors for this message; nobody else
+            // owns them.
+            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    match message.bytes {
+        _ if message.flags.contains(MsgFlags::MSG_CTRUNC) => Err(Errno::EMFILE),
+        // The other end is gone, and with it nothing.
+        0 if fds.is_empty() => Ok(None),
+        _ => Ok(Some(fds)),
+    }
+}
