@@ -75,8 +75,8 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
+        handover::say_adopted(&fleet, estate, handle, log);
         handle.ready();
-        handover::say_adopted(&fleet, &estate, handle, log);
         if config.on_restart != OnRestart::Never {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }

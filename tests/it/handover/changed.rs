@@ -25,7 +25,7 @@ fn connections_of_a_proxy_that_is_gone_are_drained() {
     store.restart(two(&ports, &upstream.address, ""));
     // Nobody listens for it any more.
     store.wait_count(LISTENER, 1);
-    assert!(try_connect(ports[1].address()).is_err(), "a listener that is gone");
+    until("refusal", || try_connect(ports[1].address()).is_err());
     // The one that waits for an answer gets it, the quiet one is ended.
     server.read_exact(&mut [0; 10]).unwrap();
     server.write_all(b"an answer").unwrap();
@@ -51,7 +51,7 @@ fn a_listener_may_be_added_and_taken_away() {
     let second = pair(both[1], &upstream);
     store.restart(config(&both[1..]));
     store.wait_count(LISTENER, 1);
-    assert!(try_connect(both[0]).is_err(), "a listener that is gone");
+    until("refusal", || try_connect(both[0]).is_err());
     drop(pair(both[1], &upstream));
     // Connections belong to the proxy, not to the listener.
     for (client, server) in [&first, &second] {
@@ -107,4 +107,41 @@ fn the_number_of_workers_may_change() {
     }
     drop(pairs);
     until("no connection", || store.status()["proxies"]["p"]["connections"]["active"] == 0);
+}
+
+#[test]
+fn a_unix_listener_that_is_gone_takes_its_path_along() {
+    let scratch = crate::support::scratch::Scratch::new();
+    let (path, port, upstream) = (scratch.path("in"), Port::reserve(), Listener::new());
+    let listen = format!("unix:{}", path.display());
+    let config = |listen: &[&str]| Setup::new(&(ALWAYS.to_owned() + &proxy("p", listen, &upstream.address)));
+    let mut store = Store::start(config(&[port.address(), &listen]));
+    store.wait_count(LISTENER, 2);
+    let held = pair(&listen, &upstream);
+    store.restart(config(&[port.address()]));
+    store.wait_count(LISTENER, 1);
+    until("refusal", || try_connect(&listen).is_err());
+    talk(&held.0, &held.1);
+    // A file that nobody listens on is in nobody's way.
+    store.restart(config(&[port.address(), &listen]));
+    drop(pair(&listen, &upstream));
+    assert_eq!(adopted(&store), (1, 1));
+}
+
+#[test]
+fn a_port_of_the_kernels_choice_takes_no_other_listener() {
+    let (port, upstreams) = (Port::reserve(), [Listener::new(), Listener::new()]);
+    let config = || {
+        let any = proxy("a", &["127.0.0.1:0"], &upstreams[0].address);
+        Setup::new(&(ALWAYS.to_owned() + &any + &proxy("b", &[port.address()], &upstreams[1].address)))
+    };
+    let mut store = Store::start(config());
+    store.wait_count(LISTENER, 2);
+    // In whatever order they come back.
+    for _ in 0..6 {
+        store.restart(config());
+        store.wait_count(LISTENER, 2);
+        assert_eq!(adopted(&store).0, 2);
+        drop(pair(port.address(), &upstreams[1]));
+    }
 }

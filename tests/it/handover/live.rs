@@ -50,8 +50,7 @@ fn ten_restarts(unix_listener: bool, unix_upstream: bool) {
         // New clients come and go beside them.
         assert!((CONNECTIONS..CONNECTIONS + 10).contains(&connections), "{connections} adopted");
     }
-    let served = knocking.finish();
-    println!("{served} new clients");
+    knocking.finish();
     crowd.finish();
 }
 
@@ -179,4 +178,20 @@ fn a_unix_listener_keeps_its_path_and_mode() {
         assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()), "the same socket file");
         drop(pair(&listen, &upstream));
     }
+}
+
+#[test]
+fn a_unix_listener_whose_path_is_gone_is_made_again() {
+    let (scratch, upstream) = (Scratch::new(), Listener::new());
+    let path = scratch.path("in");
+    let listen = format!("unix:{}", path.display());
+    let mut store = Store::start(setup(&listen, &upstream.address));
+    store.wait_count(LISTENER, 1);
+    let held = pair(&listen, &upstream);
+    store.end();
+    // As systemd does with RuntimeDirectory= where nothing says to preserve it.
+    std::fs::remove_file(&path).unwrap();
+    store.spawn(setup(&listen, &upstream.address));
+    drop(pair(&listen, &upstream));
+    talk(&held.0, &held.1);
 }

@@ -87,7 +87,13 @@ impl Store {
     /// Starts an incarnation with all that is stored, and waits until it is ready.
     pub fn spawn(&mut self, setup: Setup) {
         self.spawn_unready(setup);
-        self.manager.wait_after(self.seen, SOON, |message| message.says("READY=1"));
+        let daemon = self.daemon();
+        let ready = |message: &Received| message.says("READY=1");
+        let told = std::panic::AssertUnwindSafe(|| self.manager.wait_after(self.seen, SOON, ready));
+        if let Err(panic) = std::panic::catch_unwind(told) {
+            eprintln!("{} is not ready: {:#?}", daemon.pid(), daemon.lines());
+            std::panic::resume_unwind(panic);
+        }
     }
 
     /// Starts an incarnation with all that is stored.
