@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::crowd::Pair;
-use super::load::pattern;
+use super::peers::Pattern;
 
 /// From a reply to the next request.
 const EACH: Duration = Duration::from_millis(10);
@@ -66,8 +66,11 @@ impl Replies {
         let enough = self.shared.replies.load(Ordering::Relaxed) + 2 * self.connections;
         let until = Instant::now() + PATIENCE;
         while self.shared.replies.load(Ordering::Relaxed) < enough && Instant::now() < until {
+            assert!(!self.clients.is_finished() && !self.servers.is_finished(), "no client is left");
             thread::sleep(Duration::from_millis(1));
         }
+        let replies = self.shared.replies.load(Ordering::Relaxed);
+        assert!(replies >= enough, "{} replies are missing", enough - replies);
         Duration::from_micros(self.shared.longest_us.swap(0, Ordering::Relaxed))
     }
 
@@ -155,7 +158,8 @@ impl Client {
     /// No two requests of a crowd are the same.
     fn words(&self, n: usize) -> Vec<u8> {
         let mut words = [n as u64, self.asked].map(u64::to_le_bytes).concat();
-        words.extend(&pattern(n as u64, self.asked % 1_000)[..SIZE - words.len()]);
+        words.resize(SIZE, 0);
+        Pattern::new(n as u64 ^ self.asked << 20).fill(&mut words[16..]);
         words
     }
 
