@@ -1,8 +1,9 @@
 //! The daemon's side of a handover: what it leaves to the store, and what it finds there.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{self, Shutdown};
 use slog::{Logger, info, warn};
 
 use super::stop::ASK_MANAGER;
@@ -45,8 +46,9 @@ pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> 
     Ok(())
 }
 
-/// Says what was found, and that what was taken out is ours again.
-pub fn say_adopted(fleet: &Fleet, estate: &Estate, handle: &Handle, log: &Logger) {
+/// Says what was found, and that what was taken out is ours again. Listeners that are left over are
+/// closed.
+pub fn say_adopted(fleet: &Fleet, estate: Estate, handle: &Handle, log: &Logger) {
     for what in &estate.let_go {
         warn!(log, "let go of {what}"; Event::LetGo);
     }
@@ -67,6 +69,8 @@ pub fn say_adopted(fleet: &Fleet, estate: &Estate, handle: &Handle, log: &Logger
     }
     if !estate.listeners.is_empty() {
         remove(notifier, LISTENER, log);
+        // Until it is out of the store too, shutdown(2) alone has clients refused.
+        estate.listeners.iter().for_each(|fd| _ = socket::shutdown(fd.as_raw_fd(), Shutdown::Both));
     }
 }
 

@@ -79,8 +79,8 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     estate.take()?;
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
+        handover::say_adopted(&fleet, estate, handle, log);
         handle.ready();
-        handover::say_adopted(&fleet, &estate, handle, log);
         if config.on_restart != OnRestart::Never {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }

@@ -99,6 +99,8 @@ fn is_bound_to(fd: &OwnedFd, address: &ListenAddress) -> bool {
         _ if !socket::is_listening_stream(fd.as_fd()) => false,
         ListenAddress::Tcp(wanted) => socket::local_address(fd.as_fd())
             .is_some_and(|a| a == *wanted || (wanted.port() == 0 && a.ip() == wanted.ip())),
+        // Without its file nobody finds it, and no file can be made for it.
+        ListenAddress::Unix(UnixPath::Path(path)) if identity(path).is_none() => false,
         ListenAddress::Unix(unix) => socket::local_name(fd.as_fd()) == unix.to_string(),
         ListenAddress::Systemd(_) => false,
     }

@@ -8,6 +8,7 @@
 //! - `demo`: the show, and breaking it off.
 //! - `drain`: the daemon's stop against a fake service manager.
 //! - `generated`: man pages and completions are current.
+//! - `handover`: restarts of the daemon under a stand-in for systemd that holds its store.
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
@@ -26,6 +27,7 @@ mod conventions;
 mod demo;
 mod drain;
 mod generated;
+mod handover;
 mod house;
 mod journal;
 mod lifecycle;

@@ -17,14 +17,19 @@ use super::SOON;
 
 /// An example, as `cargo test` has built it beside the tests.
 pub fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: build it with `cargo build --examples`", path.display());
-    let mut command = Command::new(path);
+    let mut command = Command::new(example_path(name));
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"] {
         command.env_remove(name);
     }
     command
+}
+
+/// Where `cargo test` has built the example.
+pub fn example_path(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: build it with `cargo build --examples`", path.display());
+    path
 }
 
 pub struct Daemon {

@@ -17,6 +17,7 @@ use super::scratch::Scratch;
 /// How the daemon is to be started.
 pub struct Setup {
     config: String,
+    workers: usize,
     wrapper: Vec<String>,
     environment: Vec<(String, String)>,
     level: &'static str,
@@ -37,6 +38,7 @@ impl Setup {
     pub fn new(config: &str) -> Setup {
         Setup {
             config: config.to_owned(),
+            workers: 2,
             wrapper: Vec::new(),
             environment: Vec::new(),
             level: "info",
@@ -59,6 +61,18 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With so many workers in place of two.
+    pub fn workers(mut self, workers: usize) -> Setup {
+        self.workers = workers;
+        self
+    }
+
+    /// With this as standard input.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Setup {
+        self.stdin = stdin.into();
         self
     }
 
@@ -102,8 +116,14 @@ impl Setup {
     /// Starts it with this as $NOTIFY_SOCKET and returns at once.
     pub fn spawn_with(self, manager: Manager, notify_socket: &str) -> Drained {
         let scratch = Scratch::new();
+        Drained { daemon: self.spawn_in(&scratch, notify_socket), manager, scratch }
+    }
+
+    /// Starts it with its files in this directory, which may have been another one's before.
+    pub fn spawn_in(self, scratch: &Scratch, notify_socket: &str) -> Daemon {
         let control = scratch.path("control.sock");
-        let config = format!("[daemon]\nworkers = 2\ncontrol = \"{}\"\n{}", control.display(), self.config);
+        let (workers, control) = (self.workers, control.display());
+        let config = format!("[daemon]\nworkers = {workers}\ncontrol = \"{control}\"\n{}", self.config);
         let file = scratch.write("drained.toml", config);
         if self.readable_by_all {
             fs::set_permissions(scratch.path("."), fs::Permissions::from_mode(0o777)).unwrap();
@@ -117,7 +137,7 @@ impl Setup {
         }
         command.env("NOTIFY_SOCKET", notify_socket).envs(self.environment);
         command.stdin(self.stdin).stdout(Stdio::piped()).stderr(self.stderr.unwrap_or_else(Stdio::piped));
-        Drained { daemon: Daemon::start_as_is(command), manager, scratch }
+        Daemon::start_as_is(command)
     }
 
     /// Starts it and waits until it is ready.

@@ -208,7 +208,7 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 /// What stands at the position, up to the pattern's end.
-fn pattern(seed: u64, position: u64) -> &'static [u8] {
+pub fn pattern(seed: u64, position: u64) -> &'static [u8] {
     &PATTERN[((seed.wrapping_mul(7_919) % 65_537 + position) % 65_537) as usize..]
 }
 

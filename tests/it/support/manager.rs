@@ -1,7 +1,7 @@
 //! A fake service manager: a datagram socket that the test owns, and all that was said to it.
 
 use std::io::IoSliceMut;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ pub struct Received {
     /// The process that sent it.
     pub pid: i32,
     pub text: String,
-    /// How many file descriptors came with it. They are closed.
+    /// How many file descriptors came with it. They are closed, unless somebody keeps them.
     pub fds: usize,
 }
 
@@ -33,6 +33,30 @@ impl Received {
     }
 }
 
+/// A file descriptor of this process, closed when dropped.
+///
+/// A number in place of an `OwnedFd`, which nothing safe makes of what a message brings.
+#[derive(Debug)]
+pub struct Fd(RawFd);
+
+impl Fd {
+    pub fn number(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Fd {
+        Fd(fd.into_raw_fd())
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        let _ = nix::unistd::close(self.0);
+    }
+}
+
 /// The messages so far, collected by a thread.
 pub struct Manager {
     address: String,
@@ -42,13 +66,20 @@ pub struct Manager {
 impl Manager {
     /// One that listens at an abstract name.
     pub fn new() -> Manager {
+        Manager::keeping(|_, _| ())
+    }
+
+    /// One that hands each message with its file descriptors to `keep`, before anybody who waits
+    /// for the message sees it.
+    pub fn keeping(mut keep: impl FnMut(&Received, Vec<Fd>) + Send + 'static) -> Manager {
         let (socket, address) = abstract_socket();
         setsockopt(&socket, PassCred, &true).unwrap();
         let collected = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let collector = collected.clone();
         std::thread::spawn(move || {
             loop {
-                let received = receive(&socket);
+                let (received, fds) = receive(&socket);
+                keep(&received, fds);
                 collector.0.lock().unwrap().push(received);
                 collector.1.notify_all();
             }
@@ -87,6 +118,15 @@ impl Manager {
         }
     }
 
+    /// Returns once all that was sent before has been collected.
+    pub fn settle(&self) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let line = format!("X_SETTLED={}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let to = SocketAddr::from_abstract_name(&self.address[1..]).unwrap();
+        UnixDatagram::unbound().unwrap().send_to_addr(line.as_bytes(), &to).unwrap();
+        self.wait_for(super::SOON, |message| message.says(&line));
+    }
+
     /// All messages so far.
     pub fn messages(&self) -> Vec<Received> {
         self.collected.0.lock().unwrap().clone()
@@ -111,24 +151,21 @@ fn abstract_socket() -> (UnixDatagram, String) {
     (UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}"))
 }
 
-fn receive(socket: &UnixDatagram) -> Received {
+fn receive(socket: &UnixDatagram) -> (Received, Vec<Fd>) {
     let mut text = [0; 4096];
     let mut control = nix::cmsg_space!([i32; 253], nix::sys::socket::UnixCredentials);
     let mut slices = [IoSliceMut::new(&mut text)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags).unwrap();
-    let (mut pid, mut fds) = (0, 0);
+    let (mut pid, mut fds) = (0, Vec::new());
     for item in message.cmsgs().unwrap() {
         match item {
             ControlMessageOwned::ScmCredentials(credentials) => pid = credentials.pid(),
-            ControlMessageOwned::ScmRights(rights) => {
-                fds += rights.len();
-                rights.into_iter().for_each(|fd| nix::unistd::close(fd).unwrap());
-            }
+            ControlMessageOwned::ScmRights(rights) => fds.extend(rights.into_iter().map(Fd)),
             _ => {}
         }
     }
     let length = message.bytes;
     let text = String::from_utf8(text[..length].to_vec()).unwrap();
-    Received { at: Instant::now(), pid, text, fds }
+    (Received { at: Instant::now(), pid, text, fds: fds.len() }, fds)
 }

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod container;
+pub mod crowd;
 pub mod daemon;
 pub mod drained;
 pub mod image;
@@ -8,7 +9,9 @@ pub mod load;
 pub mod manager;
 pub mod peers;
 pub mod real_peers;
+pub mod replies;
 pub mod scratch;
+pub mod store;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 //! Each test boots a container of its own, so none sees what another left.
 
 mod cut;
+mod handover;
 mod hang;
 mod package;
 mod process;

@@ -1,0 +1,147 @@
+//! The next incarnation has another configuration.
+
+use std::io::{Read, Write};
+
+use super::{ALWAYS, Port, adopted, pair, proxy, setup};
+use crate::support::drained::{Setup, until};
+use crate::support::peers::{Ended, Listener, end_of, talk, try_connect};
+use crate::support::store::{LISTENER, Store};
+
+fn two(ports: &[Port], upstream: &str, second: &str) -> Setup {
+    let second =
+        if second.is_empty() { String::new() } else { proxy(second, &[ports[1].address()], upstream) };
+    Setup::new(&(ALWAYS.to_owned() + &proxy("p", &[ports[0].address()], upstream) + &second))
+}
+
+#[test]
+fn connections_of_a_proxy_that_is_gone_are_drained() {
+    let (ports, upstream) = ([Port::reserve(), Port::reserve()], Listener::new());
+    let mut store = Store::start(two(&ports, &upstream.address, "q"));
+    store.wait_count(LISTENER, 2);
+    let stays = pair(ports[0].address(), &upstream);
+    let quiet = pair(ports[1].address(), &upstream);
+    let (mut client, mut server) = pair(ports[1].address(), &upstream);
+    client.write_all(b"a question").unwrap();
+    store.restart(two(&ports, &upstream.address, ""));
+    // Nobody listens for it any more.
+    store.wait_count(LISTENER, 1);
+    until("refusal", || try_connect(ports[1].address()).is_err());
+    // The one that waits for an answer gets it, the quiet one is ended.
+    server.read_exact(&mut [0; 10]).unwrap();
+    server.write_all(b"an answer").unwrap();
+    client.read_exact(&mut [0; 9]).unwrap();
+    drop(server);
+    assert_eq!(end_of(&client), Ended::Fin);
+    assert_eq!((end_of(&quiet.0), end_of(&quiet.1)), (Ended::Fin, Ended::Fin));
+    talk(&stays.0, &stays.1);
+    drop(pair(ports[0].address(), &upstream));
+}
+
+#[test]
+fn a_listener_may_be_added_and_taken_away() {
+    let (ports, upstream) = ([Port::reserve(), Port::reserve()], Listener::new());
+    let config = |listen: &[&str]| Setup::new(&(ALWAYS.to_owned() + &proxy("p", listen, &upstream.address)));
+    let both = [ports[0].address(), ports[1].address()];
+    let mut store = Store::start(config(&both[..1]));
+    store.wait_count(LISTENER, 1);
+    let first = pair(both[0], &upstream);
+    store.restart(config(&both));
+    store.wait_count(LISTENER, 2);
+    assert_eq!(adopted(&store), (1, 1));
+    let second = pair(both[1], &upstream);
+    store.restart(config(&both[1..]));
+    store.wait_count(LISTENER, 1);
+    until("refusal", || try_connect(both[0]).is_err());
+    drop(pair(both[1], &upstream));
+    // Connections belong to the proxy, not to the listener.
+    for (client, server) in [&first, &second] {
+        talk(client, server);
+    }
+}
+
+#[test]
+fn a_listener_may_change_its_proxy() {
+    let (ports, upstreams) = ([Port::reserve(), Port::reserve()], [Listener::new(), Listener::new()]);
+    let config = |first: usize, second: usize| {
+        let one = proxy("p", &[ports[first].address()], &upstreams[0].address);
+        let other = proxy("q", &[ports[second].address()], &upstreams[1].address);
+        Setup::new(&(ALWAYS.to_owned() + &one + &other))
+    };
+    let mut store = Store::start(config(0, 1));
+    store.wait_count(LISTENER, 2);
+    let held = [pair(ports[0].address(), &upstreams[0]), pair(ports[1].address(), &upstreams[1])];
+    store.restart(config(1, 0));
+    drop(pair(ports[1].address(), &upstreams[0]));
+    drop(pair(ports[0].address(), &upstreams[1]));
+    for (client, server) in &held {
+        talk(client, server);
+    }
+}
+
+#[test]
+fn connections_to_an_upstream_that_is_gone_go_on() {
+    let (port, upstreams) = (Port::reserve(), [Listener::new(), Listener::new()]);
+    let mut store = Store::start(setup(port.address(), &upstreams[0].address));
+    store.wait_count(LISTENER, 1);
+    let held = pair(port.address(), &upstreams[0]);
+    store.restart(setup(port.address(), &upstreams[1].address));
+    talk(&held.0, &held.1);
+    drop(pair(port.address(), &upstreams[1]));
+    store.restart(setup(port.address(), &upstreams[1].address));
+    talk(&held.0, &held.1);
+}
+
+#[test]
+fn the_number_of_workers_may_change() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let config = |workers| setup(port.address(), &upstream.address).workers(workers);
+    let mut store = Store::start(config(2));
+    store.wait_count(LISTENER, 1);
+    let pairs: Vec<_> = (0..20).map(|_| pair(port.address(), &upstream)).collect();
+    for workers in [1, 5, 1, 2] {
+        store.restart(config(workers));
+        assert_eq!(adopted(&store), (1, 20));
+        for (client, server) in &pairs {
+            talk(client, server);
+        }
+    }
+    drop(pairs);
+    until("no connection", || store.status()["proxies"]["p"]["connections"]["active"] == 0);
+}
+
+#[test]
+fn a_unix_listener_that_is_gone_takes_its_path_along() {
+    let scratch = crate::support::scratch::Scratch::new();
+    let (path, port, upstream) = (scratch.path("in"), Port::reserve(), Listener::new());
+    let listen = format!("unix:{}", path.display());
+    let config = |listen: &[&str]| Setup::new(&(ALWAYS.to_owned() + &proxy("p", listen, &upstream.address)));
+    let mut store = Store::start(config(&[port.address(), &listen]));
+    store.wait_count(LISTENER, 2);
+    let held = pair(&listen, &upstream);
+    store.restart(config(&[port.address()]));
+    store.wait_count(LISTENER, 1);
+    until("refusal", || try_connect(&listen).is_err());
+    talk(&held.0, &held.1);
+    // A file that nobody listens on is in nobody's way.
+    store.restart(config(&[port.address(), &listen]));
+    drop(pair(&listen, &upstream));
+    assert_eq!(adopted(&store), (1, 1));
+}
+
+#[test]
+fn a_port_of_the_kernels_choice_takes_no_other_listener() {
+    let (port, upstreams) = (Port::reserve(), [Listener::new(), Listener::new()]);
+    let config = || {
+        let any = proxy("a", &["127.0.0.1:0"], &upstreams[0].address);
+        Setup::new(&(ALWAYS.to_owned() + &any + &proxy("b", &[port.address()], &upstreams[1].address)))
+    };
+    let mut store = Store::start(config());
+    store.wait_count(LISTENER, 2);
+    // In whatever order they come back.
+    for _ in 0..6 {
+        store.restart(config());
+        store.wait_count(LISTENER, 2);
+        assert_eq!(adopted(&store).0, 2);
+        drop(pair(port.address(), &upstreams[1]));
+    }
+}
