@@ -23,16 +23,16 @@ pub fn main(signals: Result<BlockedSignals>) -> ExitCode {
     match options.command {
         Some(Command::Check) => check(&options.config_file()),
         Some(Command::Demo) => daemon::demo::run().unwrap_or_else(|e| super::fail("drained", &e)),
-        None => {
-            let config = match options.load() {
-                Ok(config) => config,
-                Err(code) => return code,
-            };
-            match signals.and_then(|signals| daemon::run(signals, config, options.log_level.into())) {
-                Ok(outcome) => outcome.finish(),
-                Err(error) => super::fail("drained", &error),
-            }
-        }
+        None => run(signals, &options).unwrap_or_else(daemon::code_of_a_failed_start),
+    }
+}
+
+/// Runs the daemon; an error is the code of a start that failed, and why was said.
+fn run(signals: Result<BlockedSignals>, options: &Options) -> std::result::Result<ExitCode, ExitCode> {
+    let config = options.load()?;
+    match signals.and_then(|signals| daemon::run(signals, config, options.log_level.into())) {
+        Ok(outcome) => Ok(outcome.finish()),
+        Err(error) => Err(super::fail("drained", &error)),
     }
 }
 

@@ -149,7 +149,11 @@ fn each_mistake_is_one_clear_line_at_its_place() {
         ("drain = { deadlin = \"1s\" }", "4:11", "in drain of [proxy.web], did you mean \"deadline\"?"),
         ("[deamon]\nworkers = 2", "4:2", "unknown table \"deamon\", did you mean \"daemon\"?"),
         ("[api]\nlisten = \"127.0.0.1:81\"", "4:2", "write a proxy as [proxy.api]"),
-        ("[proxies.api]\nx = 1", "4:2", "unknown table \"proxies\", known are: daemon, drain, proxy"),
+        (
+            "[proxies.api]\nx = 1",
+            "4:2",
+            "unknown table \"proxies\", known are: daemon, drain, handover, proxy",
+        ),
         // Types.
         (
             "max_connections = \"5\"",

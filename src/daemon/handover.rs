@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{self, Shutdown};
 use slog::{Logger, info, warn};
 
+use super::stop::ASK_MANAGER;
 use crate::event::Event;
 use crate::handover::adopt::Estate;
 use crate::handover::ledger::Ledger;
@@ -13,6 +14,7 @@ use crate::handover::{LEDGER, LISTENER, LOT};
 use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Listener};
 use crate::sys::clock::monotonic_ms;
+use crate::systemd::manager;
 use crate::systemd::notify::Notifier;
 use crate::{Error, Exit, Result};
 
@@ -72,8 +74,16 @@ pub fn say_adopted(fleet: &Fleet, estate: Estate, handle: &Handle, log: &Logger)
     }
 }
 
-/// Has the store keep the listeners, so that nobody is refused while no process listens.
+/// Has the store keep the listeners, so that nobody is refused while no process listens. Says it once
+/// if there is none.
 pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
+    if !notifier.is_connected() {
+        return;
+    }
+    if manager::ask(ASK_MANAGER).is_some_and(|manager| manager.store_max == 0) {
+        warn!(log, "a restart will drain instead of handing over: the unit needs FileDescriptorStoreMax=512");
+        return;
+    }
     let listeners = fleet.own_listeners();
     let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| Listener::as_fd(listener)).collect();
     if let Err(error) = notifier.fdstore(LISTENER, &fds) {

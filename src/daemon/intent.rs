@@ -14,13 +14,14 @@ pub enum Intent {
     DrainForShutdown,
 }
 
-/// What a stop means. `manager` is None without an answer; `has_store` says that there is somebody to
-/// keep what is handed over.
+/// What a stop means. `manager` is None without an answer; `connected` says that there is a service
+/// manager at all, who may keep what is handed over.
 ///
 /// Jobs are those of org.freedesktop.systemd1(5): with `restart` (of which systemctl restart,
 /// try-restart, reload-or-restart and restarted dependencies make one) and `start` (which came while
 /// we stop) the store is kept. Without a job the service is not started again after an exit with 0.
-pub fn decide(on_restart: OnRestart, has_store: bool, manager: Option<&Manager>) -> Intent {
+pub fn decide(on_restart: OnRestart, connected: bool, manager: Option<&Manager>) -> Intent {
+    let has_store = connected && manager.is_none_or(|m| m.store_max > 0);
     let job = manager.and_then(|m| m.job.as_deref());
     let goes_down = manager.is_some_and(|m| m.system_state == "stopping");
     match (on_restart, has_store, job) {
@@ -39,7 +40,7 @@ mod tests {
     fn the_whole_table() {
         use Intent::*;
         let manager = |job: Option<&str>, state: &str| {
-            Some(Manager { job: job.map(str::to_owned), system_state: state.to_owned() })
+            Some(Manager { job: job.map(str::to_owned), system_state: state.to_owned(), store_max: 8 })
         };
         let cases = [
             (None, Drain),
@@ -60,6 +61,11 @@ mod tests {
             assert_eq!(decide(OnRestart::Never, true, manager.as_ref()), without, "{manager:?}");
             assert_eq!(decide(OnRestart::Always, true, manager.as_ref()), HandOver, "{manager:?}");
             assert_eq!(decide(OnRestart::Always, false, manager.as_ref()), without, "{manager:?}");
+            let storeless = manager.map(|manager| Manager { store_max: 0, ..manager });
+            if storeless.is_some() {
+                assert_eq!(decide(OnRestart::Auto, true, storeless.as_ref()), without, "{storeless:?}");
+                assert_eq!(decide(OnRestart::Always, true, storeless.as_ref()), without, "{storeless:?}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -17,16 +18,16 @@ use std::time::Duration;
 use slog::{Level, Logger, info, o, warn};
 
 use self::stop::Stop;
-use crate::Result;
 use crate::config::{self, Config, OnRestart};
 use crate::control::ControlServer;
 use crate::control::server::{MODE, Running};
 use crate::event::Event;
-use crate::handover::adopt;
+use crate::handover::{LEDGER, adopt};
 use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
 use crate::proxy::{self, Fleet};
 use crate::sys::limits;
 use crate::systemd::{journal, listen_fds};
+use crate::{Exit, Result};
 
 /// How long connections live after a second SIGTERM or SIGINT.
 const HURRY: Duration = Duration::from_secs(2);
@@ -34,6 +35,8 @@ const HURRY: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the last words may take on their way to the journal.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
+/// How long a failed start waits that will be tried again.
+const RETRY_START: Duration = Duration::from_secs(1);
 /// How often STATUS= may change while nothing happens but traffic.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,6 +76,7 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
+    estate.take()?;
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
         handover::say_adopted(&fleet, estate, handle, log);
@@ -82,6 +86,20 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
         }
         Ok(())
     }))
+}
+
+/// The exit code of a start that failed, which by itself is `code`.
+///
+/// Where the last incarnation left connections in the store, ending for good would let systemd close
+/// them: so it ends with 70, for which Restart= starts it again, but not more than once a second. Once
+/// the configuration is mended they go on.
+pub fn code_of_a_failed_start(code: ExitCode) -> ExitCode {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    if !names.split(':').any(|name| name == LEDGER) {
+        return code;
+    }
+    thread::sleep(RETRY_START);
+    Exit::Software.into()
 }
 
 fn cores() -> usize {

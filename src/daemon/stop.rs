@@ -28,7 +28,7 @@ const HAND_OVER: Duration = Duration::from_secs(10);
 const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
 /// How long the bus may take to say what the stop is for.
-const ASK_MANAGER: Duration = Duration::from_millis(200);
+pub(super) const ASK_MANAGER: Duration = Duration::from_millis(200);
 
 /// How often a drain asks whether it has become a restart.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -96,10 +96,10 @@ impl Stop {
     }
 
     fn ask(&self) -> Intent {
-        let has_store = self.handle.notifier().is_connected();
+        let connected = self.handle.notifier().is_connected();
         // Nobody else than the service manager can want anything but a drain.
-        let manager = if has_store { manager::ask(ASK_MANAGER) } else { None };
-        decide(self.on_restart, has_store, manager.as_ref())
+        let manager = if connected { manager::ask(ASK_MANAGER) } else { None };
+        decide(self.on_restart, connected, manager.as_ref())
     }
 
     fn refuse(&self, context: &StepContext) -> Result<()> {

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::ledger::{Ledger, Unreadable};
+use super::ledger::{self, Ledger, Unreadable};
 use super::record::{Direction, Record};
 use super::{LEDGER, LISTENER, LOT, lot};
+use crate::Result;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 use crate::systemd::listen_fds::PassedFd;
@@ -40,6 +41,7 @@ pub struct Estate {
     pub is_handover: bool,
     /// What could not be kept, in words for the log.
     pub let_go: Vec<String>,
+    ledgers: Vec<OwnedFd>,
 }
 
 /// Takes what is ours out of `passed` and leaves the rest: sockets of .socket units. Whoever calls it
@@ -58,18 +60,22 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
     estate.is_handover = !ledgers.is_empty() || !lots.is_empty();
     let mut finds = Finds::default();
     for end in lots {
-        match lot::take_out(end.as_fd()) {
+        match lot::look_into(end.as_fd()) {
             Ok(fds) => fds.into_iter().for_each(|fd| finds.add(fd)),
             Err(errno) => estate.let_go.push(format!("connections of a parking lot: {}", errno.desc())),
         }
     }
-    for memory in ledgers {
+    for memory in &ledgers {
         match Ledger::read(memory.as_fd()) {
             Ok(ledger) => estate.match_all(ledger, &mut finds),
+            Err(Unreadable::Taken) => {
+                estate.let_go.push("connections that a process before this one went on with".to_owned());
+            }
             Err(Unreadable::Foreign) => estate.let_go.push("a ledger that is none or damaged".to_owned()),
             Err(Unreadable::Version(v)) => estate.let_go.push(format!("a ledger of version {v}")),
         }
     }
+    estate.ledgers = ledgers;
     if finds.count() > 0 {
         estate.let_go.push(format!("{} file descriptors that no ledger names", finds.count()));
     }
@@ -77,6 +83,15 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
 }
 
 impl Estate {
+    /// Its connections go on from here: what the ledger says of them will not be true any more. Until
+    /// this is called, another process can do the same as this one.
+    ///
+    /// # Errors
+    /// The ledger cannot be written. To go on then could damage a stream.
+    pub fn take(&self) -> Result<()> {
+        self.ledgers.iter().try_for_each(|memory| ledger::mark_taken(memory.as_fd()))
+    }
+
     fn match_all(&mut self, ledger: Ledger, finds: &mut Finds) {
         self.stopped = Some(ledger.stopped);
         let mut incomplete = ledger.unreadable;

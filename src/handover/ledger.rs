@@ -10,6 +10,7 @@ use super::record::{self, Record};
 use crate::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"drained\0";
+const TAKEN: [u8; 8] = *b"taken\0\0\0";
 /// Raised with every change of the layout. Another version's ledger is not read.
 const VERSION: u32 = 1;
 const HEADER: usize = 32;
@@ -27,9 +28,19 @@ pub struct Ledger {
     pub unreadable: u64,
 }
 
+/// Says in a ledger that its connections have gone on: from then on it is not true any more, and a
+/// process that finds it must not believe it.
+pub fn mark_taken(memory: BorrowedFd<'_>) -> Result<()> {
+    let failed = |e| Error::system("marking the ledger as taken", e);
+    let file = File::from(memory.try_clone_to_owned().map_err(failed)?);
+    file.write_all_at(&TAKEN, 0).map_err(failed)
+}
+
 /// Why a ledger says nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreadable {
+    /// Its connections have gone on already.
+    Taken,
     /// It is no ledger, or a damaged one.
     Foreign,
     /// Another version of drained wrote it.
@@ -63,6 +74,9 @@ impl Ledger {
         file.read_exact_at(&mut header, 0).map_err(|_| Unreadable::Foreign)?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
         let small = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+        if header[..MAGIC.len()] == TAKEN {
+            return Err(Unreadable::Taken);
+        }
         if header[..MAGIC.len()] != MAGIC {
             return Err(Unreadable::Foreign);
         }
@@ -129,6 +143,8 @@ mod tests {
         assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Version(9)));
         file.write_all_at(b"x", 0).unwrap();
         assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Foreign));
+        mark_taken(memory.as_fd()).unwrap();
+        assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Taken));
         file.set_len(3).unwrap();
         assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Foreign));
     }

@@ -240,7 +240,7 @@ mod tests {
                     assert_eq!(Record::from_bytes(&read.to_bytes()), Some(read));
                 }
             }
-            assert_eq!(Record::from_bytes(&good[..at.min(300)]), None);
+            assert_eq!(Record::from_bytes(&good[..at.min(200)]), None);
         }
     }
 }

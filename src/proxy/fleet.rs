@@ -46,7 +46,7 @@ pub struct Fleet {
     pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
     /// What each worker is to adopt: a connection, its proxy and its upstream.
-    pub(super) adopted: Vec<Mutex<Vec<(Adopted, u16, Option<u16>)>>>,
+    pub(super) adopted: Vec<Mutex<Vec<Placed>>>,
     /// What the workers have parked.
     pub(super) parked: Mutex<Vec<Parked>>,
     have_parked: AtomicUsize,
@@ -59,6 +59,9 @@ pub struct Fleet {
     change: Mutex<()>,
     changed: Condvar,
 }
+
+/// A connection to adopt, with its proxy and its upstream.
+pub(super) type Placed = (Adopted, u16, Option<u16>);
 
 /// What one worker hands over.
 #[derive(Default)]

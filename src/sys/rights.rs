@@ -4,6 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// The most that the kernel takes in one message: SCM_MAX_FD.
@@ -20,15 +21,33 @@ pub fn send(socket: BorrowedFd<'_>, fds: &[OwnedFd]) -> Result<(), Errno> {
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"\n")], &rights, flags, None).map(drop)
 }
 
-/// Takes the next message's file descriptors out of the queue, close-on-exec. None: it is empty.
+/// Begins a walk through the queue of `socket` at its head: SO_PEEK_OFF, socket(7).
+pub fn start_walk(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let head: libc::c_int = 0;
+    // SAFETY: the kernel reads one int, to which the pointer points for the whole call. nix has no
+    // such option.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            (&raw const head).cast(),
+            size_of_val(&head) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Duplicates of the file descriptors in the next message of the walk, close-on-exec; they stay in the
+/// queue too. None: the walk is over.
 ///
 /// # Errors
-/// EMFILE: this process had no room for all of them, and some are lost (MSG_CTRUNC).
-pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Vec<OwnedFd>>, Errno> {
+/// EMFILE: this process had no room for all of them (MSG_CTRUNC).
+pub fn walk(socket: BorrowedFd<'_>) -> Result<Option<Vec<OwnedFd>>, Errno> {
     let mut byte = [0];
     let mut control = nix::cmsg_space!([RawFd; MOST_AT_ONCE]);
     let mut slices = [IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_PEEK;
     let message = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
         Ok(message) => message,
         Err(Errno::EAGAIN) => return Ok(None),

@@ -16,6 +16,7 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// The caller's own unit.
 const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/self";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE_UNIT: &str = "org.freedesktop.systemd1.Service";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 
 /// What systemd is about.
@@ -25,6 +26,8 @@ pub struct Manager {
     pub job: Option<String>,
     /// Of the machine: `running`, `degraded`, `stopping`, ...
     pub system_state: String,
+    /// FileDescriptorStoreMax= of our unit.
+    pub store_max: u32,
 }
 
 /// Asks; None without an answer within `bound`.
@@ -41,7 +44,9 @@ pub fn ask(bound: Duration) -> Option<Manager> {
 fn ask_bus(bound: Duration) -> zbus::Result<Manager> {
     let bus = connection::Builder::system()?.method_timeout(bound).build()?;
     let system_state = Proxy::new(&bus, SERVICE, MANAGER_PATH, MANAGER)?.get_property("SystemState")?;
-    Ok(Manager { job: job(&bus)?, system_state })
+    let store_max =
+        Proxy::new(&bus, SERVICE, UNIT_PATH, SERVICE_UNIT)?.get_property("FileDescriptorStoreMax")?;
+    Ok(Manager { job: job(&bus)?, system_state, store_max })
 }
 
 fn job(bus: &Connection) -> zbus::Result<Option<String>> {

@@ -10,6 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["cli"],
     &["daemon"],
     &["proxy", "control"],
+    &["handover"],
     &["lifecycle"],
     &["systemd"],
     &["sys"],
