@@ -65,9 +65,12 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
             Err(errno) => estate.let_go.push(format!("connections of a parking lot: {}", errno.desc())),
         }
     }
-    for memory in &ledgers {
+    for memory in ledgers {
         match Ledger::read(memory.as_fd()) {
-            Ok(ledger) => estate.match_all(ledger, &mut finds),
+            Ok(ledger) => {
+                estate.match_all(ledger, &mut finds);
+                estate.ledgers.push(memory);
+            }
             Err(Unreadable::Taken) => {
                 estate.let_go.push("connections that a process before this one went on with".to_owned());
             }
@@ -75,7 +78,6 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
             Err(Unreadable::Version(v)) => estate.let_go.push(format!("a ledger of version {v}")),
         }
     }
-    estate.ledgers = ledgers;
     if finds.count() > 0 {
         estate.let_go.push(format!("{} file descriptors that no ledger names", finds.count()));
     }
@@ -158,7 +160,10 @@ impl Finds {
             return Ok(None);
         }
         match self.pipes.remove(&direction.pipe) {
-            Some((Some(read), Some(write))) => Pipe::of(read, write).map(Some).map_err(drop),
+            // With more or fewer bytes than were written down it is not what the record speaks of.
+            Some((Some(read), Some(write))) if socket::unread(read.as_fd()) == direction.held => {
+                Pipe::of(read, write).map(Some).map_err(drop)
+            }
             _ => Err(()),
         }
     }

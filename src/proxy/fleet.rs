@@ -2,14 +2,14 @@
 //! and the mailboxes through which the stop reaches the workers.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::listener::{self, Listener};
+use super::listener::{self, Left, Listener};
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
@@ -122,8 +122,8 @@ impl Fleet {
         estate: &mut Estate,
     ) -> Result<Fleet> {
         let before = estate.listeners.len();
-        let left = &mut estate.listeners;
-        let open = |proxy: &config::Proxy| Proxy::open(proxy.clone(), workers, passed, left);
+        let mut left = Left::new(std::mem::take(&mut estate.listeners), &config.proxies);
+        let open = |proxy: &config::Proxy| Proxy::open(proxy.clone(), workers, passed, &mut left);
         let mailbox = |_| {
             let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
@@ -148,6 +148,7 @@ impl Fleet {
             change: Mutex::default(),
             changed: Condvar::new(),
         };
+        estate.listeners = left.listeners;
         let connections = std::mem::take(&mut estate.connections);
         fleet.adopted_counts = ((before - estate.listeners.len()) as u64, connections.len() as u64);
         fleet.adopt(connections);
@@ -168,7 +169,7 @@ impl Fleet {
             let upstream = proxy.upstreams.iter().position(|u| u.name == adopted.record.upstream);
             proxy.active.fetch_add(1, Relaxed);
             self.active.fetch_add(1, Relaxed);
-            self.next_id.fetch_max(adopted.record.id + 1, Relaxed);
+            self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
             let share = &self.adopted[number % self.adopted.len()];
             lock(share).push((adopted, index as u16, upstream.map(|u| u as u16)));
         }
@@ -371,7 +372,7 @@ impl Proxy {
         config: config::Proxy,
         workers: usize,
         passed: &mut Vec<PassedFd>,
-        left: &mut Vec<OwnedFd>,
+        left: &mut Left,
     ) -> Result<Proxy> {
         let mut listeners = Vec::new();
         for address in &config.listen {

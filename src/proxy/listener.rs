@@ -1,6 +1,7 @@
 //! Listeners: bound here or passed by systemd, shared by all workers.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
-use crate::config::{ListenAddress, UnixPath, UpstreamAddress};
+use crate::config::{self, ListenAddress, UnixPath, UpstreamAddress};
 use crate::sys::socket::{self, Address};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Exit, Result};
@@ -77,10 +78,10 @@ pub fn open(
     proxy: &str,
     address: &ListenAddress,
     passed: &mut Vec<PassedFd>,
-    left: &mut Vec<OwnedFd>,
+    left: &mut Left,
 ) -> Result<Vec<Listener>> {
-    if let Some(index) = left.iter().position(|fd| is_bound_to(fd, address)) {
-        return reopen(proxy, left.swap_remove(index), address).map(|listener| vec![listener]);
+    if let Some(index) = left.listeners.iter().position(|fd| left.is_meant(fd, address)) {
+        return reopen(proxy, left.listeners.swap_remove(index), address).map(|listener| vec![listener]);
     }
     match address {
         ListenAddress::Tcp(tcp) => {
@@ -93,16 +94,36 @@ pub fn open(
     }
 }
 
-/// Whether a listener is the one that the configuration means. Port 0 is any.
-fn is_bound_to(fd: &OwnedFd, address: &ListenAddress) -> bool {
-    match address {
-        _ if !socket::is_listening_stream(fd.as_fd()) => false,
-        ListenAddress::Tcp(wanted) => socket::local_address(fd.as_fd())
-            .is_some_and(|a| a == *wanted || (wanted.port() == 0 && a.ip() == wanted.ip())),
-        // Without its file nobody finds it, and no file can be made for it.
-        ListenAddress::Unix(UnixPath::Path(path)) if identity(path).is_none() => false,
-        ListenAddress::Unix(unix) => socket::local_name(fd.as_fd()) == unix.to_string(),
-        ListenAddress::Systemd(_) => false,
+/// The listeners of the last incarnation, and the addresses that the configuration names with a port.
+pub struct Left {
+    /// Those that are not taken yet.
+    pub listeners: Vec<OwnedFd>,
+    named: Vec<SocketAddr>,
+}
+
+impl Left {
+    /// What is left for `proxies` to take.
+    pub fn new(listeners: Vec<OwnedFd>, proxies: &[config::Proxy]) -> Left {
+        let all = proxies.iter().flat_map(|proxy| &proxy.listen);
+        let named = all.filter_map(|address| match address {
+            ListenAddress::Tcp(tcp) if tcp.port() != 0 => Some(*tcp),
+            _ => None,
+        });
+        Left { listeners, named: named.collect() }
+    }
+
+    /// Whether a listener is the one that the configuration means. Port 0 is any that no other names.
+    fn is_meant(&self, fd: &OwnedFd, address: &ListenAddress) -> bool {
+        let is_any = |a: &SocketAddr| !self.named.contains(a);
+        match address {
+            _ if !socket::is_listening_stream(fd.as_fd()) => false,
+            ListenAddress::Tcp(wanted) => socket::local_address(fd.as_fd())
+                .is_some_and(|a| a == *wanted || (wanted.port() == 0 && a.ip() == wanted.ip() && is_any(&a))),
+            // Without its file nobody finds it, and no file can be made for it.
+            ListenAddress::Unix(UnixPath::Path(path)) if identity(path).is_none() => false,
+            ListenAddress::Unix(unix) => socket::local_name(fd.as_fd()) == unix.to_string(),
+            ListenAddress::Systemd(_) => false,
+        }
     }
 }
 
