@@ -65,9 +65,13 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
             Err(errno) => estate.let_go.push(format!("connections of a parking lot: {}", errno.desc())),
         }
     }
-    for memory in &ledgers {
+    for memory in ledgers {
         match Ledger::read(memory.as_fd()) {
-            Ok(ledger) => estate.match_all(ledger, &mut finds),
+            Ok(ledger) => {
+                estate.match_all(ledger, &mut finds);
+                // What nobody believes needs no mark, and may be nothing that takes one.
+                estate.ledgers.push(memory);
+            }
             Err(Unreadable::Taken) => {
                 estate.let_go.push("connections that a process before this one went on with".to_owned());
             }
@@ -75,7 +79,6 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
             Err(Unreadable::Version(v)) => estate.let_go.push(format!("a ledger of version {v}")),
         }
     }
-    estate.ledgers = ledgers;
     if finds.count() > 0 {
         estate.let_go.push(format!("{} file descriptors that no ledger names", finds.count()));
     }
