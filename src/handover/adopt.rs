@@ -69,6 +69,7 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
         match Ledger::read(memory.as_fd()) {
             Ok(ledger) => {
                 estate.match_all(ledger, &mut finds);
+                // What nobody believes needs no mark, and may be nothing that takes one.
                 estate.ledgers.push(memory);
             }
             Err(Unreadable::Taken) => {
