@@ -78,7 +78,10 @@ impl Stop {
         let stop = self.clone();
         let deadline = move || {
             let cutting = CUT * stop.fleet.active().max(stop.fleet.workers() as u32);
-            longest(&stop.fleet, |drain| stop.deadline(drain)) + cutting + grace + HAND_OVER
+            match stop.intent() {
+                Intent::HandOver => HAND_OVER + grace,
+                _ => longest(&stop.fleet, |drain| stop.deadline(drain)) + cutting + grace,
+            }
         };
         Bound(Box::new(deadline))
     }

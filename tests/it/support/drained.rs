@@ -204,6 +204,9 @@ impl Drained {
     /// The limit on file descriptors under which a daemon like this one has `free` left. What it was
     /// started with may stand at any number.
     pub fn limit_that_leaves(&self, free: usize) -> u32 {
+        // The last thing that a start opens something for.
+        self.manager.wait_for(SOON, |message| message.says("FDNAME=drained-listener"));
+        self.manager.settle();
         let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().map(|fd| fd.unwrap());
         // What it looks at in /proc is not open for long.
         let lasting = fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| !link.starts_with("/proc")));
