@@ -16,7 +16,7 @@ use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Exit, Result};
 
 /// A listening socket. Dropping the last reference closes it and removes the socket file that
-/// [`open`] made.
+/// `open` made.
 pub struct Listener {
     fd: OwnedFd,
     /// The address that it is bound to.
