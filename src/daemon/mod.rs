@@ -80,10 +80,10 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
         handover::say_adopted(&fleet, estate, handle, log);
-        handle.ready();
         if config.on_restart != OnRestart::Never {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }
+        handle.ready();
         Ok(())
     }))
 }
