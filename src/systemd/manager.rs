@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use zbus::blocking::{Connection, Proxy, connection};
-use zbus::zvariant::OwnedObjectPath;
+use zbus::blocking::{Connection, connection};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -17,6 +17,7 @@ const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/self";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE_UNIT: &str = "org.freedesktop.systemd1.Service";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 
 /// What systemd is about.
@@ -43,23 +44,35 @@ pub fn ask(bound: Duration) -> Option<Manager> {
 
 fn ask_bus(bound: Duration) -> zbus::Result<Manager> {
     let bus = connection::Builder::system()?.method_timeout(bound).build()?;
-    let system_state = Proxy::new(&bus, SERVICE, MANAGER_PATH, MANAGER)?.get_property("SystemState")?;
-    let store_max =
-        Proxy::new(&bus, SERVICE, UNIT_PATH, SERVICE_UNIT)?.get_property("FileDescriptorStoreMax")?;
-    Ok(Manager { job: job(&bus)?, system_state, store_max })
+    Ok(Manager {
+        job: job(&bus)?,
+        system_state: property(&bus, MANAGER_PATH, MANAGER, "SystemState")?,
+        store_max: property(&bus, UNIT_PATH, SERVICE_UNIT, "FileDescriptorStoreMax")?,
+    })
 }
 
 fn job(bus: &Connection) -> zbus::Result<Option<String>> {
     // Between the two questions a job may be replaced by another: then the unit names that one.
     for _ in 0..2 {
-        let unit = Proxy::new(bus, SERVICE, UNIT_PATH, UNIT)?;
-        let (id, path): (u32, OwnedObjectPath) = unit.get_property("Job")?;
+        let (id, path): (u32, OwnedObjectPath) = property(bus, UNIT_PATH, UNIT, "Job")?;
         if id == 0 {
             return Ok(None);
         }
-        if let Ok(kind) = Proxy::new(bus, SERVICE, path, JOB)?.get_property("JobType") {
+        if let Ok(kind) = property(bus, path.as_str(), JOB, "JobType") {
             return Ok(Some(kind));
         }
     }
     Ok(None)
+}
+
+/// One question and one answer. A proxy object of zbus would fetch all properties of the interface and
+/// subscribe to their changes first.
+fn property<T>(bus: &Connection, path: &str, interface: &str, name: &str) -> zbus::Result<T>
+where
+    T: TryFrom<OwnedValue>,
+    T::Error: Into<zbus::Error>,
+{
+    let answer = bus.call_method(Some(SERVICE), path, Some(PROPERTIES), "Get", &(interface, name))?;
+    let value: OwnedValue = answer.body().deserialize()?;
+    T::try_from(value).map_err(Into::into)
 }
