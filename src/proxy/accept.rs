@@ -77,8 +77,9 @@ impl Worker {
                 if self.fleet.has_room(self.proxy(proxy)) {
                     continue;
                 }
-                if door.closing.is_some() && !socket::is_readable(door.listener.as_fd()) {
-                    return self.shut_door(index);
+                if !socket::is_readable(door.listener.as_fd()) {
+                    // Nobody waits: whoever comes is an event of its own.
+                    return self.backlog_is_empty(index);
                 }
                 let why = "max_connections or the file descriptor limit is reached";
                 return self.wait_for_room(index, self.now, why);

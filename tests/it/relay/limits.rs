@@ -59,6 +59,7 @@ fn clients(
 fn over_max_connections_clients_wait_in_the_backlog() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "max_connections = 10").start();
+    let idle = drained.descriptors("socket:");
     let (mut pairs, waiting) = clients(&drained, &upstream, 10, 4);
     let cpu = drained.cpu();
     thread::sleep(Duration::from_millis(300));
@@ -74,6 +75,7 @@ fn over_max_connections_clients_wait_in_the_backlog() {
     assert_eq!(drained.daemon.count(paused), 1, "said once");
     // Well below the mark the next one shows that it is over, and the next time is said again.
     pairs.clear();
+    until("the end of all", || drained.descriptors("socket:") == idle);
     let mut pairs: Vec<_> = (0..2).map(|_| (connect(&drained.address()), upstream.accept())).collect();
     drained.daemon.wait_line("takes in connections again");
     let (more, _waiting) = clients(&drained, &upstream, 8, 1);
