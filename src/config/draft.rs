@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::files::ConfigFile;
 use super::place::{At, Report, Source};
 use super::{
-    Config, Daemon, Drain, Errors, ListenAddress, OnRestart, Protocol, Proxy, SendProxy, UpstreamAddress,
+    Config, Daemon, Drain, Errors, Handover, ListenAddress, OnRestart, Protocol, Proxy, SendProxy,
+    UpstreamAddress,
 };
 use super::{check, read};
 
@@ -36,6 +37,7 @@ pub(super) struct Draft {
     pub(super) control: Option<At<PathBuf>>,
     pub(super) drain: DrainDraft,
     pub(super) on_restart: Option<At<OnRestart>>,
+    pub(super) crash_after: Option<At<Option<Duration>>>,
     pub(super) proxies: Vec<ProxyDraft>,
 }
 
@@ -71,8 +73,12 @@ impl Draft {
         let mut proxies: Vec<Proxy> =
             self.proxies.into_iter().map(|proxy| proxy.into_proxy(&self.drain)).collect();
         proxies.sort_by(|a, b| a.name.cmp(&b.name));
-        let on_restart = self.on_restart.map(|at| at.value).unwrap_or_default();
-        Ok(Config { daemon: Daemon { workers, control }, on_restart, proxies })
+        let by_default = Handover::default();
+        let handover = Handover {
+            on_restart: self.on_restart.map_or(by_default.on_restart, |at| at.value),
+            crash_after: self.crash_after.map_or(by_default.crash_after, |at| at.value),
+        };
+        Ok(Config { daemon: Daemon { workers, control }, handover, proxies })
     }
 }
 

@@ -45,8 +45,8 @@ pub fn load(file: &Path) -> Result<Config, Errors> {
 pub struct Config {
     /// What concerns the process.
     pub daemon: Daemon,
-    /// `on_restart` of `[handover]`.
-    pub on_restart: OnRestart,
+    /// What outlives the process.
+    pub handover: Handover,
     /// In the order of their names.
     pub proxies: Vec<Proxy>,
 }
@@ -102,6 +102,21 @@ impl Proxy {
 }
 
 /// `[handover]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// What a stop is.
+    pub on_restart: OnRestart,
+    /// The age from which on connections outlive a crash, up to 24 h. None: they don't.
+    pub crash_after: Option<Duration>,
+}
+
+impl Default for Handover {
+    fn default() -> Self {
+        Handover { on_restart: OnRestart::Auto, crash_after: Some(Duration::from_secs(1)) }
+    }
+}
+
+/// What a stop of the daemon is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRestart {
     /// Systemd is asked whether a stop is one for a restart.

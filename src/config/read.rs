@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::address;
 use super::document::{Table, kind, suggest};
 use super::draft::{Draft, DrainDraft, ProxyDraft};
+use super::duration;
 use super::place::{At, Report, Source};
 use super::{OnRestart, Protocol, SendProxy};
 
@@ -30,8 +31,7 @@ const PROTOCOLS: &[&str] = &["tcp"];
 
 /// Of the fixed interface, and not done by this version: told, never silently ignored.
 const LATER_DAEMON_KEYS: &[&str] = &["metrics"];
-const HANDOVER_KEYS: &[&str] = &["on_restart"];
-const LATER_HANDOVER_KEYS: &[&str] = &["crash_after"];
+const HANDOVER_KEYS: &[&str] = &["on_restart", "crash_after"];
 const LATER_PROXY_KEYS: &[&str] = &["hold"];
 const LATER_PROTOCOLS: &[&str] = &["http1", "http2", "postgres", "redis", "mqtt", "smtp", "imap"];
 
@@ -109,10 +109,13 @@ fn read_top(file: &Table<'_>, draft: &mut Draft, report: &mut Report) {
         set_once("spread", &mut draft.drain.spread, spread, report);
     }
     if let Some(table) = file.table("handover", "[handover]", report) {
-        table.check_keys(HANDOVER_KEYS, LATER_HANDOVER_KEYS, report);
+        table.check_keys(HANDOVER_KEYS, &[], report);
         let on_restart = table.string("on_restart", report);
         let on_restart = on_restart.and_then(|at| judge("on_restart", at, report, on_restart_word));
         set_once("on_restart", &mut draft.on_restart, on_restart, report);
+        let crash_after = table.string("crash_after", report);
+        let crash_after = crash_after.and_then(|at| judge("crash_after", at, report, crash_after_word));
+        set_once("crash_after", &mut draft.crash_after, crash_after, report);
     }
     if let Some(table) = file.table("proxy", "[proxy]", report) {
         read_proxies(&table, draft, report);
@@ -126,6 +129,15 @@ fn on_restart_word(word: &str) -> Result<OnRestart, String> {
         "never" => Ok(OnRestart::Never),
         _ => Err(format!("{word:?}: write \"auto\", \"always\" or \"never\"")),
     }
+}
+
+fn crash_after_word(word: &str) -> Result<Option<Duration>, String> {
+    if word == "never" {
+        return Ok(None);
+    }
+    duration::parse(word, Duration::ZERO)
+        .map(Some)
+        .map_err(|message| format!("{message}; or write \"never\""))
 }
 
 fn read_drain(table: &Table<'_>, report: &mut Report) -> DrainDraft {

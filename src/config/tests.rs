@@ -129,7 +129,8 @@ fn a_full_configuration_is_read() {
         protocol: Protocol::Tcp,
     };
     let daemon = Daemon { workers: Some(2), control: Some("/run/drained/control.sock".into()) };
-    assert_eq!(config, Config { daemon, on_restart: OnRestart::Auto, proxies: vec![api, web] });
+    let handover = Handover { on_restart: OnRestart::Auto, crash_after: Some(s(1)) };
+    assert_eq!(config, Config { daemon, handover, proxies: vec![api, web] });
 }
 
 #[test]
@@ -194,9 +195,9 @@ fn each_mistake_is_one_clear_line_at_its_place() {
             "metrics in [daemon] is not available in this version",
         ),
         (
-            "[handover]\ncrash_after = \"1s\"",
-            "5:1",
-            "crash_after in [handover] is not available in this version",
+            "[handover]\ncrash_after = \"1\"",
+            "5:15",
+            "\"1\" has no unit: write \"1s\" for seconds (units: ms, s, m, h); or write \"never\"",
         ),
         ("hold = \"30s\"", "4:1", "hold in [proxy.web] is not available in this version"),
         ("protocol = \"http1\"", "4:12", "\"http1\" is not available in this version"),

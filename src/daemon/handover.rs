@@ -7,10 +7,10 @@ use nix::sys::socket::{self, Shutdown};
 use slog::{Logger, info, warn};
 
 use super::stop::ASK_MANAGER;
+use crate::config::{Handover, OnRestart};
 use crate::event::Event;
-use crate::handover::adopt::Estate;
-use crate::handover::ledger::Ledger;
 use crate::handover::{LEDGER, LISTENER, LOT};
+use crate::handover::adopt::Estate;
 use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Listener};
 use crate::sys::clock::monotonic_ms;
@@ -23,25 +23,52 @@ const PARK: Duration = Duration::from_secs(5);
 /// How long systemd may take to fetch it.
 const FETCH: Duration = Duration::from_secs(5);
 
+/// Nothing outlives the process, whatever ends it.
+pub const NEVER: Handover = Handover { on_restart: OnRestart::Never, crash_after: None };
+
+/// Prepares what outlives the process, and takes over what the last incarnation left.
+///
+/// # Errors
+/// It cannot be taken over: the next try may do better.
+pub fn keep(
+    fleet: &mut Fleet,
+    estate: &mut Estate,
+    config: Handover,
+    notifier: &Notifier,
+    log: &Logger,
+) -> Result<()> {
+    let has_store = notifier.is_connected() && config != NEVER;
+    let is_heir = fleet.adopted_counts.1 > 0 || estate.ledger.is_some();
+    if !has_store && !is_heir {
+        return Ok(());
+    }
+    match fleet.keep(estate, config.crash_after, notifier) {
+        Err(error) if !is_heir => {
+            warn!(log, "connections end with this process: {error}");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
 /// Leaves everything to the next incarnation. `stopped` is when the stop began, in milliseconds of
 /// CLOCK_MONOTONIC.
 ///
 /// # Errors
 /// A worker did not park in time, or systemd did not fetch: what it had is lost with the process.
 pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> Result<()> {
+    let Some(keeper) = fleet.keeper() else { return Ok(()) };
+    keeper.ledger.set_stopped(stopped);
+    let before = keeper.lots_stored();
     let hung = || Error::new(Exit::Software, "a worker did not hand over its connections");
-    let parked = fleet.hand_over(Instant::now() + PARK).ok_or_else(hung)?;
-    let (mut records, mut ends) = (Vec::new(), Vec::new());
-    for part in parked {
-        records.extend(part.records);
-        ends.extend(part.lots.finish().map_err(|e| Error::system("parking connections", e))?);
+    let count = fleet.hand_over(Instant::now() + PARK).ok_or_else(hung)?;
+    // What was stored before is there: systemd reads its mail before it sees that somebody has died.
+    if keeper.lots_stored() != before {
+        notifier.barrier(FETCH)?;
+    } else if !notifier.flush(FETCH) {
+        return Err(Error::new(Exit::Unavailable, "the service manager does not take messages"));
     }
-    let count = records.len();
-    let ledger = Ledger { stopped, records, unreadable: 0 }.write()?;
-    notifier.fdstore(LEDGER, &[ledger.as_fd()])?;
-    notifier.fdstore(LOT, &ends.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
-    notifier.barrier(FETCH)?;
-    info!(log, "handed over {count} connections in {} parking lots", ends.len() / 2; Event::HandedOver,
+    info!(log, "handed over {count} connections"; Event::HandedOver,
         "DRAINED_DURATION_US" => (monotonic_ms() - stopped) * 1_000);
     Ok(())
 }
@@ -57,16 +84,14 @@ pub fn say_adopted(fleet: &Fleet, estate: Estate, handle: &Handle, log: &Logger)
     }
     let (listeners, connections) = fleet.adopted_counts;
     if listeners + connections > 0 {
-        let pause = estate.stopped.map(|stopped| monotonic_ms().saturating_sub(stopped));
-        let after = pause.map_or(String::new(), |pause| format!(" after a pause of {pause} ms"));
+        let pause = estate.stopped.or(estate.alive).map(|at| monotonic_ms().saturating_sub(at));
+        // Without a word at the end, the last sign of life says when that was at the earliest.
+        let most = if estate.stopped.is_none() { " at most" } else { "" };
+        let after = pause.map_or(String::new(), |pause| format!(" after a pause of{most} {pause} ms"));
         info!(log, "adopted {connections} connections and {listeners} listeners{after}"; Event::Adopted,
             "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
     }
     let notifier = handle.notifier();
-    if estate.is_handover {
-        remove(notifier, LEDGER, log);
-        remove(notifier, LOT, log);
-    }
     if !estate.listeners.is_empty() {
         remove(notifier, LISTENER, log);
         // Until it is out of the store too, shutdown(2) alone has clients refused.
@@ -96,6 +121,14 @@ pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
 /// Takes the listeners out of the store: they are to be closed.
 pub fn remove_listeners(notifier: &Notifier, log: &Logger) {
     remove(notifier, LISTENER, log);
+}
+
+/// Takes ledger and lots out of the store: nobody is left whom they could serve.
+pub fn remove_all(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
+    if fleet.keeper().is_some() {
+        remove(notifier, LEDGER, log);
+        remove(notifier, LOT, log);
+    }
 }
 
 fn remove(notifier: &Notifier, name: &str, log: &Logger) {

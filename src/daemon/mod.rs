@@ -18,7 +18,7 @@ use std::time::Duration;
 use slog::{Level, Logger, info, o, warn};
 
 use self::stop::Stop;
-use crate::config::{self, Config, OnRestart};
+use crate::config::{self, Config};
 use crate::control::ControlServer;
 use crate::control::server::{MODE, Running};
 use crate::event::Event;
@@ -57,7 +57,10 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     let mut passed = listen_fds::take()?;
     let workers = config.daemon.workers.unwrap_or_else(cores);
     let mut estate = adopt::estate(&mut passed);
-    let fleet = Arc::new(Fleet::open(&config, workers, fd_limit, HURRY, &mut passed, &mut estate)?);
+    let mut fleet = Fleet::open(&config, workers, fd_limit, HURRY, &mut passed, &mut estate)?;
+    let mut life = Lifecycle::new(signals, log.clone());
+    handover::keep(&mut fleet, &mut estate, config.handover, life.handle().notifier(), log)?;
+    let fleet = Arc::new(fleet);
     info!(
         log,
         "drained {}, {workers} workers, room for {} connections",
@@ -68,22 +71,21 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
 
-    let mut life = Lifecycle::new(signals, log.clone());
     life.hurry(HURRY + GRACE);
     let control = start_control(&config, &fleet, &life.handle(), log)?;
-    let stop = Stop::new(&fleet, life.handle(), config.on_restart);
+    let stop = Stop::new(&fleet, life.handle(), config.handover.on_restart);
     start_workers(&mut life, &fleet, &stop, log);
     stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
-    estate.take()?;
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
         handover::say_adopted(&fleet, estate, handle, log);
-        if config.on_restart != OnRestart::Never {
+        if config.handover != handover::NEVER {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }
         handle.ready();
+        fleet.keeper().iter().for_each(|keeper| keeper.got_through());
         Ok(())
     }))
 }

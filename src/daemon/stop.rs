@@ -99,7 +99,11 @@ impl Stop {
     }
 
     fn ask(&self) -> Intent {
-        let connected = self.handle.notifier().is_connected();
+        if self.fleet.has_failed() && self.fleet.keeper().is_some_and(|keeper| keeper.crash_after.is_some()) {
+            // As after a crash: the next one goes on with what is left.
+            return Intent::HandOver;
+        }
+        let connected = self.handle.notifier().is_connected() && self.fleet.keeper().is_some();
         // Nobody else than the service manager can want anything but a drain.
         let manager = if connected { manager::ask(ASK_MANAGER) } else { None };
         decide(self.on_restart, connected, manager.as_ref())
@@ -138,7 +142,10 @@ impl Stop {
         }
         context.notifier().status(report::draining_text(fleet));
         match fleet.active() {
-            0 => Ok(()),
+            0 => {
+                handover::remove_all(fleet, context.notifier(), context.log());
+                Ok(())
+            }
             left => Err(Error::new(Exit::Software, format!("{left} connections outlived the deadline"))),
         }
     }

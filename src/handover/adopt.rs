@@ -1,31 +1,58 @@
 //! Adoption: what the store gave back, sorted and matched.
+//!
+//! Nothing is changed by it: until the new ledger holds, another process can do the same as this one.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::ledger::{self, Ledger, Unreadable};
-use super::record::{Direction, Record};
+use super::ledger::{self, Left, LotEntry, Names, Unreadable};
+use super::record::{Flags, NO_UPSTREAM, Record, State, Way};
 use super::{LEDGER, LISTENER, LOT, lot};
-use crate::Result;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 use crate::systemd::listen_fds::PassedFd;
+
+/// Starts in a row that began to adopt and did not get through: the next one begins with nothing.
+const TRIES: u64 = 3;
 
 /// A connection that goes on.
 pub struct Adopted {
     /// What is known of it.
     pub record: Record,
+    /// The name of its proxy, and the address of its upstream if it has one.
+    pub names: (String, Option<String>),
     /// Its client.
-    pub client: OwnedFd,
-    /// Its upstream, if it had one.
-    pub server: Option<OwnedFd>,
-    /// The pipe with bytes for the upstream.
-    pub to_upstream: Option<Pipe>,
-    /// The pipe with bytes for the client.
-    pub to_client: Option<Pipe>,
+    pub client: Found,
+    /// Its upstream, if it has one.
+    pub server: Option<Found>,
+    /// The pipe with bytes for the upstream, and how many.
+    pub to_upstream: Option<(Pipe, u32)>,
+    /// The pipe with bytes for the client, and how many.
+    pub to_client: Option<(Pipe, u32)>,
+}
+
+/// A socket, and the lot and message that its duplicate stands in.
+pub struct Found {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Among [`Estate::lots`], and in its queue.
+    pub place: (usize, usize),
+}
+
+/// A lot that the last incarnation left, both ends of it.
+pub struct LeftLot {
+    /// What the ledger says of it.
+    pub entry: LotEntry,
+    /// The end that is sent into.
+    pub near: OwnedFd,
+    /// The end with the queue.
+    pub far: OwnedFd,
+    /// How many file descriptors each message has.
+    pub messages: Vec<usize>,
 }
 
 /// All that the last incarnation left.
@@ -35,13 +62,20 @@ pub struct Estate {
     pub listeners: Vec<OwnedFd>,
     /// Connections with everything that belongs to them.
     pub connections: Vec<Adopted>,
-    /// When it was asked to stop, in milliseconds of CLOCK_MONOTONIC.
+    /// The lots, to be used on.
+    pub lots: Vec<LeftLot>,
+    /// The ledger's file, and where in it the last area is; to be used on.
+    pub ledger: Option<(OwnedFd, Range<u64>)>,
+    /// When it was asked to stop, in milliseconds of CLOCK_MONOTONIC; None: it was not asked.
     pub stopped: Option<u64>,
-    /// Whether there was a ledger or a lot, which are to be taken out of the store.
-    pub is_handover: bool,
+    /// Its last sign of life, on the same clock.
+    pub alive: Option<u64>,
     /// What could not be kept, in words for the log.
     pub let_go: Vec<String>,
-    ledgers: Vec<OwnedFd>,
+    /// The store has ledgers or lots that are of no use any more: all of them are to be taken out.
+    pub litter: bool,
+    /// How often the adoption was tried, this time included.
+    pub tries: u64,
 }
 
 /// Takes what is ours out of `passed` and leaves the rest: sockets of .socket units. Whoever calls it
@@ -57,115 +91,261 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
             _ => passed.push(PassedFd { name, fd }),
         }
     }
-    estate.is_handover = !ledgers.is_empty() || !lots.is_empty();
-    let mut finds = Finds::default();
-    for end in lots {
-        match lot::look_into(end.as_fd()) {
-            Ok(fds) => fds.into_iter().for_each(|fd| finds.add(fd)),
-            Err(errno) => estate.let_go.push(format!("connections of a parking lot: {}", errno.desc())),
+    let mut found = None;
+    for file in ledgers {
+        match ledger::read(file.as_fd()) {
+            Ok(left) if found.is_none() => found = Some((file, left)),
+            Ok(_) => estate.litter = true,
+            Err(why) => {
+                estate.litter = true;
+                estate.let_go.push(match why {
+                    Unreadable::Foreign => "a ledger that is none or damaged".to_owned(),
+                    Unreadable::Version(version) => format!("a ledger of version {version}"),
+                });
+            }
         }
     }
-    for memory in ledgers {
-        match Ledger::read(memory.as_fd()) {
-            Ok(ledger) => {
-                estate.match_all(ledger, &mut finds);
-                // What nobody believes needs no mark, and may be nothing that takes one.
-                estate.ledgers.push(memory);
-            }
-            Err(Unreadable::Taken) => {
-                estate.let_go.push("connections that a process before this one went on with".to_owned());
-            }
-            Err(Unreadable::Foreign) => estate.let_go.push("a ledger that is none or damaged".to_owned()),
-            Err(Unreadable::Version(v)) => estate.let_go.push(format!("a ledger of version {v}")),
-        }
-    }
-    if finds.count() > 0 {
-        estate.let_go.push(format!("{} file descriptors that no ledger names", finds.count()));
+    match found {
+        Some((file, left)) => estate.take(file, left, lots),
+        None => estate.match_all(Left::default(), lots),
     }
     estate
 }
 
 impl Estate {
-    /// Its connections go on from here: what the ledger says of them will not be true any more. Until
-    /// this is called, another process can do the same as this one.
-    ///
-    /// # Errors
-    /// The ledger cannot be written. To go on then could damage a stream.
-    pub fn take(&self) -> Result<()> {
-        self.ledgers.iter().try_for_each(|memory| ledger::mark_taken(memory.as_fd()))
+    fn take(&mut self, file: OwnedFd, mut left: Left, ends: Vec<OwnedFd>) {
+        self.tries = ledger::count_try(file.as_fd());
+        if self.tries > TRIES {
+            let count = left.records.len();
+            self.let_go.push(format!(
+                "{count} connections, because {TRIES} starts in a row did not get through with them"
+            ));
+            (left.records, left.damaged) = (Vec::new(), 0);
+            self.litter = true;
+        }
+        match self.tries {
+            // It could not be written to: it is read, and then replaced.
+            0 => self.litter = true,
+            _ => self.ledger = Some((file, left.area.clone())),
+        }
+        (self.stopped, self.alive) = (left.stopped, Some(left.alive).filter(|at| *at != 0));
+        self.match_all(left, ends);
     }
 
-    fn match_all(&mut self, ledger: Ledger, finds: &mut Finds) {
-        self.stopped = Some(ledger.stopped);
-        let mut incomplete = ledger.unreadable;
-        for record in ledger.records {
-            match finds.take(record) {
-                Some(adopted) => self.connections.push(adopted),
-                None => incomplete += 1,
+    fn match_all(&mut self, left: Left, ends: Vec<OwnedFd>) {
+        let mut search = Search::for_all(&left.records);
+        for lot in self.pair(&left.lots, ends) {
+            let number = self.lots.len();
+            let mut messages = Vec::new();
+            let walked = lot::look_into(lot.far.as_fd(), |fds| {
+                let place = (number, messages.len());
+                messages.push(fds.len());
+                fds.into_iter().for_each(|fd| search.offer(fd, place));
+            });
+            if let Err(errno) = walked {
+                self.let_go.push(format!("connections of a parking lot: {}", errno.desc()));
+                self.litter = true;
+            }
+            self.lots.push(LeftLot { messages, ..lot });
+        }
+        let mut incomplete = left.damaged;
+        for (index, record) in left.records.into_iter().enumerate() {
+            match search.take(index, &record) {
+                Pieces::Whole(pieces) if record.state == State::Live => {
+                    self.connections.push(pieces.adopted(record, &left.names));
+                }
+                pieces => {
+                    incomplete += u64::from(record.state == State::Live);
+                    pieces.close(&record);
+                }
             }
         }
         if incomplete > 0 {
             self.let_go.push(format!("{incomplete} connections whose record or sockets are missing"));
         }
+        if search.strangers > 0 {
+            self.let_go.push(format!("{} file descriptors that no ledger names", search.strangers));
+        }
+    }
+
+    /// The lots of the ledger whose two ends are there. Another end is litter.
+    fn pair(&mut self, entries: &[LotEntry], ends: Vec<OwnedFd>) -> Vec<LeftLot> {
+        let mut by_cookie = HashMap::new();
+        for end in ends {
+            match socket::cookie(end.as_fd()) {
+                Ok(cookie) => _ = by_cookie.insert(cookie, end),
+                Err(errno) => {
+                    self.let_go.push(format!("a parking lot that is none: {}", errno.desc()));
+                    self.litter = true;
+                }
+            }
+        }
+        let mut lots = Vec::new();
+        for entry in entries {
+            match (by_cookie.remove(&entry.near), by_cookie.remove(&entry.far)) {
+                (Some(near), Some(far)) => {
+                    lots.push(LeftLot { entry: *entry, near, far, messages: Vec::new() });
+                }
+                // Noted, and never stored.
+                (None, None) => {}
+                _ => self.litter = true,
+            }
+        }
+        if !by_cookie.is_empty() {
+            self.let_go.push(format!("{} ends of parking lots that no ledger names", by_cookie.len()));
+            self.litter = true;
+        }
+        lots
     }
 }
 
-/// File descriptors by the numbers that the kernel gave to what is behind them.
+/// What is looked for in the lots, by the numbers that the kernel gave to it.
 #[derive(Default)]
-struct Finds {
-    sockets: HashMap<u64, OwnedFd>,
-    pipes: HashMap<u64, (Option<OwnedFd>, Option<OwnedFd>)>,
-    others: usize,
+struct Search {
+    sockets: HashMap<u64, (usize, usize)>,
+    pipes: HashMap<u64, (usize, usize)>,
+    found: Vec<Parts>,
+    /// What nobody looks for and is in use still.
+    strangers: usize,
 }
 
-impl Finds {
-    fn add(&mut self, fd: OwnedFd) {
+/// What was found of one connection.
+#[derive(Default)]
+struct Parts {
+    sockets: [Option<Found>; 2],
+    pipes: [(Option<OwnedFd>, Option<OwnedFd>); 2],
+}
+
+impl Search {
+    fn for_all(records: &[Record]) -> Search {
+        let mut search = Search::default();
+        for (index, record) in records.iter().enumerate() {
+            search.sockets.insert(record.client, (index, 0));
+            search.sockets.insert(record.server, (index, 1));
+            search.pipes.extend(record.pipes.iter().zip(0..).map(|(inode, way)| (*inode, (index, way))));
+            search.found.push(Parts::default());
+        }
+        // The number of none.
+        search.sockets.remove(&0);
+        search.pipes.remove(&0);
+        search
+    }
+
+    fn offer(&mut self, fd: OwnedFd, place: (usize, usize)) {
         let Ok(stat) = fstat(&fd) else { return };
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFSOCK => {
-                if let Ok(cookie) = socket::cookie(fd.as_fd()) {
-                    self.sockets.insert(cookie, fd);
+                let wanted = socket::cookie(fd.as_fd()).ok().and_then(|cookie| self.sockets.get(&cookie));
+                match wanted {
+                    Some((index, side)) => {
+                        // It may stand in a queue twice.
+                        self.found[*index].sockets[*side].get_or_insert(Found { fd, place });
+                    }
+                    // What was closed is shut down both ways, and stands here until the lot is tidied.
+                    None if socket::is_hung_up(fd.as_fd()) => {}
+                    None => {
+                        self.strangers += 1;
+                        socket::reset(fd.as_fd());
+                    }
                 }
             }
             SFlag::S_IFIFO => {
-                let ends = self.pipes.entry(stat.st_ino).or_default();
+                let Some((index, way)) = self.pipes.get(&stat.st_ino) else { return };
+                let ends = &mut self.found[*index].pipes[*way];
                 let mode = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
                 match mode.map(|mode| mode & OFlag::O_ACCMODE) {
                     Ok(OFlag::O_WRONLY) => ends.1 = Some(fd),
                     _ => ends.0 = Some(fd),
                 }
             }
-            _ => self.others += 1,
+            _ => self.strangers += 1,
         }
     }
 
-    fn count(&self) -> usize {
-        self.sockets.len() + self.pipes.len() + self.others
-    }
-
-    /// The connection of a record, if everything that belongs to it is there. A pipe whose bytes are
-    /// missing would damage the stream, so such a connection is not kept.
-    fn take(&mut self, record: Record) -> Option<Adopted> {
-        let client = self.sockets.remove(&record.client)?;
-        let server = match record.server {
-            0 => None,
-            cookie => Some(self.sockets.remove(&cookie)?),
-        };
-        let to_upstream = self.pipe(&record.to_upstream).ok()?;
-        let to_client = self.pipe(&record.to_client).ok()?;
-        Some(Adopted { record, client, server, to_upstream, to_client })
-    }
-
-    fn pipe(&mut self, direction: &Direction) -> Result<Option<Pipe>, ()> {
-        if direction.pipe == 0 {
-            return Ok(None);
+    /// What was found for a record.
+    fn take(&mut self, index: usize, record: &Record) -> Pieces {
+        let Parts { sockets: [client, server], pipes } = std::mem::take(&mut self.found[index]);
+        let mut whole = client.is_some() && (record.server == 0 || server.is_some());
+        let mut full = Vec::new();
+        for (ends, inode) in pipes.into_iter().zip(record.pipes) {
+            full.push(match (ends, inode) {
+                (_, 0) => None,
+                ((Some(read), Some(write)), _) => match socket::unread(read.as_fd()) {
+                    0 => None,
+                    held => Pipe::of(read, write).ok().map(|pipe| (pipe, held)),
+                },
+                // It may have had bytes, and without them the stream would have a hole.
+                _ => {
+                    whole = false;
+                    None
+                }
+            });
         }
-        match self.pipes.remove(&direction.pipe) {
-            // With more or fewer bytes than were written down it is not what the record speaks of.
-            Some((Some(read), Some(write))) if socket::unread(read.as_fd()) == direction.held => {
-                Pipe::of(read, write).map(Some).map_err(drop)
+        // A byte was on its way through the memory of the process: it may be in the pipe or not.
+        whole &= !record.flags.has(Flags::URGENT);
+        let mut full = full.into_iter();
+        let pipes = [full.next().flatten(), full.next().flatten()];
+        match client {
+            Some(client) if whole => Pieces::Whole(Box::new(WholePieces { client, server, pipes })),
+            client => Pieces::Some(client, server),
+        }
+    }
+}
+
+/// What was found of a connection, sorted.
+enum Pieces {
+    Whole(Box<WholePieces>),
+    Some(Option<Found>, Option<Found>),
+}
+
+struct WholePieces {
+    client: Found,
+    server: Option<Found>,
+    pipes: [Option<(Pipe, u32)>; 2],
+}
+
+impl WholePieces {
+    fn adopted(self, mut record: Record, names: &Names) -> Adopted {
+        let WholePieces { client, mut server, pipes: [to_upstream, to_client] } = self;
+        let flags = record.flags;
+        if flags.has(Flags::CONNECTING) && flags.has(Flags::WORKING) {
+            // It was just taken, and may have been greeted: once more would be once too often.
+            server.take().iter().for_each(|server| socket::reset(server.fd.as_fd()));
+        }
+        if flags.has(Flags::WORKING) && !flags.has(Flags::CONNECTING) {
+            for (way, source) in [(Way::ToUpstream, Some(&client)), (Way::ToClient, server.as_ref())] {
+                // Its error may have been told to the process that is gone: the end that it shows now
+                // would pass for a clean one.
+                let broke = source.is_some_and(|source| socket::is_closed_without_error(source.fd.as_fd()));
+                record.flags =
+                    record.flags.and(Flags::source_broke(way).when(broke && !flags.has(Flags::ended(way))));
             }
-            _ => Err(()),
+        }
+        let proxy = names.get(usize::from(record.proxy));
+        let upstream = proxy.and_then(|(_, upstreams)| upstreams.get(usize::from(record.upstream))).cloned();
+        if upstream.is_none() {
+            record.upstream = NO_UPSTREAM;
+        }
+        let names = (proxy.map(|(name, _)| name.clone()).unwrap_or_default(), upstream);
+        Adopted { record, names, client, server, to_upstream, to_client }
+    }
+}
+
+impl Pieces {
+    /// Ends what is there: as the last incarnation was about to, or else by a reset, for what cannot go on
+    /// whole must not look as if it were.
+    fn close(self, record: &Record) {
+        let (client, server) = match self {
+            Pieces::Whole(pieces) => (Some(pieces.client), pieces.server),
+            Pieces::Some(client, server) => (client, server),
+        };
+        let live = record.state == State::Live;
+        for (found, flag) in [(client, Flags::RESET_CLIENT), (server, Flags::RESET_SERVER)] {
+            let Some(found) = found else { continue };
+            match live || record.flags.has(flag) {
+                true => socket::reset(found.fd.as_fd()),
+                false => socket::hang_up(found.fd.as_fd()),
+            }
         }
     }
 }

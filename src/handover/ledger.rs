@@ -1,151 +1,487 @@
-//! The ledger: a memfd with one record a connection, behind a header that says what it is.
+//! The ledger: a memory file with one record a connection, true at every instant.
+//!
+//! It is mapped, and the workers store into it while they work; no system call is needed. The file
+//! has a header and areas. One area is current: it has the names of proxies and upstreams, the lots,
+//! and the records. A new incarnation writes an area of its own beside the one that it found, and one
+//! store in the header makes it current: before it the old area holds, after it the new one.
+//!
+//! What another process wrote is read with pread(2) and trusted in nothing.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
-
-use super::record::{self, Record};
+use super::record::{self, Record, Slot};
+use crate::sys::memory::{self, Mapping, PAGE};
 use crate::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"drained\0";
-const TAKEN: [u8; 8] = *b"taken\0\0\0";
-/// Raised with every change of the layout. Another version's ledger is not read.
-const VERSION: u32 = 1;
-const HEADER: usize = 32;
-/// More records than any machine has sockets: a length that says more is wrong.
-const MOST: u64 = 1 << 24;
+const MAGIC: u64 = u64::from_le_bytes(*b"drained\0");
+/// Raised with every change of the layout.
+const VERSION: u64 = 1;
 
-/// What one incarnation tells the next.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Words of the file's header.
+const HEADER: usize = 5;
+const HEADER_MAGIC: usize = 0;
+const HEADER_VERSION: usize = 1;
+/// Where the current area is; 0: there is none.
+const HEADER_CURRENT: usize = 2;
+const HEADER_STOPPED: usize = 3;
+const HEADER_TRIES: usize = 4;
+
+/// Words of an area's head.
+const HEAD: usize = 8;
+const HEAD_CAPACITY: usize = 0;
+const HEAD_USED: usize = 1;
+const HEAD_NAMES: usize = 2;
+const HEAD_WORKERS: usize = 3;
+const HEAD_LOTS: usize = 4;
+
+/// Slots that a worker takes at once.
+const CHUNK: u64 = 64;
+/// Words between the signs of life of two workers: a cache line, so that they don't share one.
+const ALIVE: usize = 8;
+/// Words of a lot: the cookies of both ends, and whose it is.
+const LOT: usize = 3;
+/// Lots at the most.
+pub const MOST_LOTS: usize = 126;
+/// More than any machine has: a number beyond it is wrong.
+const MOST_SLOTS: u64 = 1 << 24;
+/// Areas take turns, so none is far from the beginning.
+const FURTHEST: u64 = 1 << 40;
+const MOST_NAMES: u64 = 1 << 24;
+const MOST_WORKERS: u64 = 1 << 16;
+
+/// The proxies by name, each with the addresses of its upstreams: records have their numbers.
+pub type Names = Vec<(String, Vec<String>)>;
+
+/// A lot as the ledger has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LotEntry {
+    /// The cookie of the end that is sent into.
+    pub near: u64,
+    /// The cookie of the end with the queue.
+    pub far: u64,
+    /// The worker that parks in it.
+    pub worker: u64,
+}
+
+/// The ledger of this process.
+#[derive(Debug)]
 pub struct Ledger {
-    /// When the outgoing daemon was asked to stop, in milliseconds of CLOCK_MONOTONIC.
-    pub stopped: u64,
+    file: OwnedFd,
+    header: Mapping,
+    area: Mapping,
+    layout: Layout,
+    offset: u64,
+    /// The area of the last incarnation.
+    old: Range<u64>,
+}
+
+/// Where the parts of an area are, in words.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    alive: usize,
+    lots: usize,
+    names: usize,
+    slots: usize,
+    end: usize,
+}
+
+impl Layout {
+    fn of(workers: u64, names_bytes: u64, capacity: u64) -> Layout {
+        let line = |at: usize| at.next_multiple_of(8);
+        let alive = HEAD;
+        let lots = alive + workers as usize * ALIVE;
+        let names = line(lots + MOST_LOTS * LOT);
+        let slots = line(names + (names_bytes as usize).div_ceil(8)).next_multiple_of(record::WORDS);
+        Layout { alive, lots, names, slots, end: slots + capacity as usize * record::WORDS }
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.end as u64 * 8).next_multiple_of(PAGE)
+    }
+}
+
+impl Ledger {
+    /// An area with these names and room for so many records, in the file that the last incarnation
+    /// left, or in a new one. It holds from [`begin`](Self::begin) on.
+    ///
+    /// # Errors
+    /// The system refuses the memory, or the file cannot be sealed.
+    pub fn prepare(
+        names: &Names,
+        workers: usize,
+        capacity: u32,
+        left: Option<(OwnedFd, Range<u64>)>,
+    ) -> Result<Ledger> {
+        let failed = |e| Error::system("making the ledger", e);
+        let (file, old) = match left {
+            Some(left) => left,
+            None => (memory::new_file(c"drained-ledger").map_err(failed)?, 0..0),
+        };
+        let names = encode(names);
+        let workers = workers as u64;
+        let capacity = u64::from(capacity).next_multiple_of(CHUNK).min(MOST_SLOTS);
+        let layout = Layout::of(workers, names.len() as u64, capacity);
+        let offset = if PAGE + layout.bytes() <= old.start { PAGE } else { old.end.max(PAGE) };
+        let header = Mapping::new(file.as_fd(), 0, HEADER).map_err(failed)?;
+        // Something may be left there of an area that never became current.
+        memory::release(file.as_fd(), offset, layout.bytes()).map_err(failed)?;
+        let area = Mapping::new(file.as_fd(), offset, layout.end).map_err(failed)?;
+        let ledger = Ledger { file, header, area, layout, offset, old };
+        let head = [(HEAD_CAPACITY, capacity), (HEAD_USED, 0), (HEAD_NAMES, names.len() as u64)];
+        head.iter().for_each(|(at, value)| ledger.area.words()[*at].store(*value, Ordering::Relaxed));
+        ledger.area.words()[HEAD_WORKERS].store(workers, Ordering::Relaxed);
+        ledger.area.words()[HEAD_LOTS].store(0, Ordering::Relaxed);
+        for (word, bytes) in ledger.area.words()[layout.names..].iter().zip(names.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+        }
+        Ok(ledger)
+    }
+
+    /// Makes this area the one that holds. What the last incarnation wrote is void from here on.
+    pub fn begin(&self) {
+        let header = self.header.words();
+        header[HEADER_STOPPED].store(0, Ordering::Relaxed);
+        header[HEADER_VERSION].store(VERSION, Ordering::Relaxed);
+        header[HEADER_MAGIC].store(MAGIC, Ordering::Release);
+        header[HEADER_CURRENT].store(self.offset, Ordering::Release);
+        if !self.old.is_empty() {
+            // What cannot be given back is used again at the next start.
+            let _ = memory::release(self.file.as_fd(), self.old.start, self.old.end - self.old.start);
+        }
+    }
+
+    /// The file, to be stored.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The numbers of slots that nobody has; None: there are no more.
+    pub fn take_chunk(&self) -> Option<Range<u32>> {
+        let used = &self.area.words()[HEAD_USED];
+        let take = |n: u64| (n + CHUNK <= self.slots().len() as u64).then_some(n + CHUNK);
+        let first = used.fetch_update(Ordering::Release, Ordering::Relaxed, take).ok()?;
+        Some(first as u32..(first + CHUNK) as u32)
+    }
+
+    /// The record with this number, one that [`take_chunk`](Self::take_chunk) gave.
+    pub fn slot(&self, number: u32) -> Option<&Slot> {
+        self.slots().get(number as usize)
+    }
+
+    fn slots(&self) -> &[Slot] {
+        self.area.words()[self.layout.slots..].as_chunks().0
+    }
+
+    /// Notes a lot; to be done before it is stored. False: there is no room for more.
+    pub fn add_lot(&self, lot: LotEntry) -> bool {
+        let words = self.area.words();
+        let more = |n: u64| (n < MOST_LOTS as u64).then_some(n + 1);
+        let Ok(index) = words[HEAD_LOTS].fetch_update(Ordering::AcqRel, Ordering::Relaxed, more) else {
+            return false;
+        };
+        let at = self.layout.lots + index as usize * LOT;
+        // The next incarnation knows a lot by its cookies: until they are there it is none.
+        words[at + 2].store(lot.worker, Ordering::Release);
+        words[at + 1].store(lot.far, Ordering::Release);
+        words[at].store(lot.near, Ordering::Release);
+        true
+    }
+
+    /// A worker's sign of life, in milliseconds of CLOCK_MONOTONIC.
+    pub fn beat(&self, worker: usize, now: u64) {
+        self.area.words()[self.layout.alive + worker * ALIVE].store(now, Ordering::Relaxed);
+    }
+
+    /// When an orderly stop began, on the same clock.
+    pub fn set_stopped(&self, at: u64) {
+        self.header.words()[HEADER_STOPPED].store(at, Ordering::Release);
+    }
+
+    /// How often a process has begun to adopt what is in it, and not got through.
+    pub fn set_tries(&self, tries: u64) {
+        self.header.words()[HEADER_TRIES].store(tries, Ordering::Release);
+    }
+}
+
+/// Counts a try to adopt, before anything else is done with the file; gives the count.
+pub fn count_try(file: BorrowedFd<'_>) -> u64 {
+    let Ok(header) = Mapping::new(file, 0, HEADER) else { return 0 };
+    let tries: &AtomicU64 = &header.words()[HEADER_TRIES];
+    tries.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// What the last incarnation left in the ledger.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The proxies and upstreams that it had.
+    pub names: Names,
     /// Its connections.
     pub records: Vec<Record>,
     /// Records that could not be read.
-    pub unreadable: u64,
-}
-
-/// Says in a ledger that its connections have gone on: from then on it is not true any more, and a
-/// process that finds it must not believe it.
-pub fn mark_taken(memory: BorrowedFd<'_>) -> Result<()> {
-    let failed = |e| Error::system("marking the ledger as taken", e);
-    let file = File::from(memory.try_clone_to_owned().map_err(failed)?);
-    file.write_all_at(&TAKEN, 0).map_err(failed)
+    pub damaged: u64,
+    /// Its lots.
+    pub lots: Vec<LotEntry>,
+    /// When it was asked to stop, in milliseconds of CLOCK_MONOTONIC; None: it was not asked.
+    pub stopped: Option<u64>,
+    /// Its last sign of life, on the same clock.
+    pub alive: u64,
+    /// Where its area is in the file.
+    pub area: Range<u64>,
 }
 
 /// Why a ledger says nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Its connections have gone on already.
-    Taken,
     /// It is no ledger, or a damaged one.
     Foreign,
     /// Another version of drained wrote it.
-    Version(u32),
+    Version(u64),
 }
 
-impl Ledger {
-    /// A memfd with all of it.
-    ///
-    /// # Errors
-    /// The system refuses the memory.
-    pub fn write(&self) -> Result<OwnedFd> {
-        let failed = |e| Error::system("writing the ledger", e);
-        let memory = memfd_create(c"drained-ledger", MFdFlags::MFD_CLOEXEC).map_err(|e| failed(e.into()))?;
-        let file = File::from(memory);
-        let mut bytes = Vec::with_capacity(HEADER + self.records.len() * record::SIZE);
-        bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend((record::SIZE as u32).to_le_bytes());
-        bytes.extend((self.records.len() as u64).to_le_bytes());
-        bytes.extend(self.stopped.to_le_bytes());
-        self.records.iter().for_each(|record| bytes.extend(record.to_bytes()));
-        file.write_all_at(&bytes, 0).map_err(failed)?;
-        Ok(file.into())
+/// Reads what another process wrote, which may be anything.
+pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
+    let file = Reader::of(file)?;
+    let header: [u64; HEADER] = file.array(0)?;
+    if header[HEADER_MAGIC] != MAGIC {
+        return Err(Unreadable::Foreign);
+    }
+    if header[HEADER_VERSION] != VERSION {
+        return Err(Unreadable::Version(header[HEADER_VERSION]));
+    }
+    let offset = header[HEADER_CURRENT];
+    if offset == 0 || !offset.is_multiple_of(PAGE) || offset > FURTHEST {
+        return Err(Unreadable::Foreign);
+    }
+    let head: [u64; HEAD] = file.array(offset)?;
+    let [capacity, names, workers] = [head[HEAD_CAPACITY], head[HEAD_NAMES], head[HEAD_WORKERS]];
+    if capacity > MOST_SLOTS || names > MOST_NAMES || workers > MOST_WORKERS {
+        return Err(Unreadable::Foreign);
+    }
+    let layout = Layout::of(workers, names, capacity);
+    let at = |word: usize| offset + word as u64 * 8;
+    let lots = head[HEAD_LOTS].min(MOST_LOTS as u64) as usize;
+    let lots = file.words(at(layout.lots), lots * LOT)?;
+    let alive = file.words(at(layout.alive), workers as usize * ALIVE)?;
+    let bytes = file.words(at(layout.names), (names as usize).div_ceil(8))?;
+    let bytes: Vec<u8> = bytes.into_iter().flat_map(u64::to_le_bytes).take(names as usize).collect();
+    let mut left = Left {
+        names: decode(&bytes).ok_or(Unreadable::Foreign)?,
+        lots: lots
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&[near, far, worker]| LotEntry { near, far, worker })
+            .filter(|lot| lot.near != 0)
+            .collect(),
+        stopped: Some(header[HEADER_STOPPED]).filter(|at| *at != 0),
+        alive: alive.iter().step_by(ALIVE).copied().max().unwrap_or_default(),
+        area: offset..offset + layout.bytes(),
+        ..Left::default()
+    };
+    let used = head[HEAD_USED].min(capacity);
+    for first in (0..used).step_by(CHUNK as usize) {
+        let Ok(words) =
+            file.words(at(layout.slots + first as usize * record::WORDS), CHUNK as usize * record::WORDS)
+        else {
+            // Cut off: what it promised beyond is not there.
+            left.damaged += used - first;
+            break;
+        };
+        for words in words.as_chunks().0 {
+            left.records.extend(Record::load(words));
+            left.damaged += u64::from(record::is_damaged(words));
+        }
+    }
+    Ok(left)
+}
+
+struct Reader(File);
+
+impl Reader {
+    fn of(fd: BorrowedFd<'_>) -> Result<Reader, Unreadable> {
+        fd.try_clone_to_owned().map(|fd| Reader(fd.into())).map_err(|_| Unreadable::Foreign)
     }
 
-    /// Reads what another process wrote, which may be anything.
-    pub fn read(memory: BorrowedFd<'_>) -> Result<Ledger, Unreadable> {
-        let file = File::from(memory.as_fd().try_clone_to_owned().map_err(|_| Unreadable::Foreign)?);
-        let mut header = [0; HEADER];
-        file.read_exact_at(&mut header, 0).map_err(|_| Unreadable::Foreign)?;
-        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
-        let small = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
-        if header[..MAGIC.len()] == TAKEN {
-            return Err(Unreadable::Taken);
-        }
-        if header[..MAGIC.len()] != MAGIC {
-            return Err(Unreadable::Foreign);
-        }
-        if small(8) != VERSION || small(12) as usize != record::SIZE {
-            return Err(Unreadable::Version(small(8)));
-        }
-        let (count, mut ledger) = (number(16), Ledger { stopped: number(24), ..Ledger::default() });
-        for index in 0..count.min(MOST) {
-            let mut bytes = [0; record::SIZE];
-            if file.read_exact_at(&mut bytes, (HEADER + index as usize * record::SIZE) as u64).is_err() {
-                // Cut off: what it promised beyond is not there.
-                ledger.unreadable += count - index;
-                break;
-            }
-            match Record::from_bytes(&bytes) {
-                Some(record) => ledger.records.push(record),
-                None => ledger.unreadable += 1,
-            }
-        }
-        Ok(ledger)
+    fn array<const N: usize>(&self, at: u64) -> Result<[u64; N], Unreadable> {
+        self.words(at, N)?.try_into().map_err(|_| Unreadable::Foreign)
     }
+
+    fn words(&self, at: u64, count: usize) -> Result<Vec<u64>, Unreadable> {
+        let mut bytes = vec![0; count * 8];
+        self.0.read_exact_at(&mut bytes, at).map_err(|_| Unreadable::Foreign)?;
+        Ok(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    }
+}
+
+/// Each text with its length before it, each list with its count.
+fn encode(names: &Names) -> Vec<u8> {
+    let mut out = Vec::new();
+    let number = |out: &mut Vec<u8>, n: usize| out.extend((n as u32).to_le_bytes());
+    number(&mut out, names.len());
+    for (proxy, upstreams) in names {
+        number(&mut out, upstreams.len());
+        for text in std::iter::once(proxy).chain(upstreams) {
+            number(&mut out, text.len());
+            out.extend(text.as_bytes());
+        }
+    }
+    out
+}
+
+fn decode(mut bytes: &[u8]) -> Option<Names> {
+    fn number(bytes: &mut &[u8]) -> Option<usize> {
+        let (head, rest) = bytes.split_first_chunk()?;
+        *bytes = rest;
+        Some(u32::from_le_bytes(*head) as usize)
+    }
+    fn text(bytes: &mut &[u8]) -> Option<String> {
+        let length = number(bytes)?;
+        let (text, rest) = bytes.split_at_checked(length)?;
+        *bytes = rest;
+        String::from_utf8(text.to_vec()).ok()
+    }
+    let mut names = Names::new();
+    for _ in 0..number(&mut bytes)? {
+        let upstreams = number(&mut bytes)?;
+        let proxy = text(&mut bytes)?;
+        names.push((proxy, (0..upstreams).map(|_| text(&mut bytes)).collect::<Option<_>>()?));
+    }
+    Some(names)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::Direction;
+    use super::super::record::{Flags, Live, NO_UPSTREAM, State};
     use super::*;
     use crate::sys::socket::Peer;
 
-    fn ledger() -> Ledger {
-        let record = |id| Record {
+    fn names() -> Names {
+        vec![
+            ("web".to_owned(), vec!["127.0.0.1:80".to_owned(), "unix:/a".to_owned()]),
+            (String::new(), vec![]),
+        ]
+    }
+
+    fn record(id: u64) -> Record {
+        Record {
+            state: State::Live,
+            flags: Flags::default(),
+            proxy: 0,
+            upstream: NO_UPSTREAM,
             id,
-            proxy: "web".to_owned(),
-            upstream: "127.0.0.1:80".to_owned(),
-            peer: Peer::Unix(1),
             client: id,
             server: 0,
             opened: 0,
+            peer: Peer::Unix(1),
             last: 0,
-            answer_due: false,
-            client_ended: false,
-            to_upstream: Direction::default(),
-            to_client: Direction::default(),
-        };
-        Ledger { stopped: 5, records: (1..=3).map(record).collect(), unreadable: 0 }
+            bytes: [0; 2],
+            pipes: [0; 2],
+        }
+    }
+
+    fn ledger(left: Option<(OwnedFd, Range<u64>)>, ids: Range<u64>) -> Ledger {
+        let ledger = Ledger::prepare(&names(), 2, 100, left).unwrap();
+        let slots = ledger.take_chunk().unwrap();
+        ids.zip(slots).for_each(|(id, slot)| record(id).store(ledger.slot(slot).unwrap()));
+        ledger
+    }
+
+    fn ids(ledger: &Ledger) -> Vec<u64> {
+        read(ledger.file()).unwrap().records.iter().map(|record| record.id).collect()
     }
 
     #[test]
     fn a_ledger_is_read_as_it_was_written() {
-        let memory = ledger().write().unwrap();
-        assert_eq!(Ledger::read(memory.as_fd()), Ok(ledger()));
+        let ledger = ledger(None, 1..4);
+        assert_eq!(read(ledger.file()), Err(Unreadable::Foreign), "it does not hold yet");
+        ledger.begin();
+        let lot = LotEntry { near: 5, far: 6, worker: 1 };
+        assert!(ledger.add_lot(lot));
+        ledger.beat(1, 77);
+        ledger.set_stopped(99);
+        let left = read(ledger.file()).unwrap();
+        assert_eq!((&left.names, left.damaged, left.stopped, left.alive), (&names(), 0, Some(99), 77));
+        assert_eq!((left.lots, left.records.len()), (vec![lot], 3));
+        ledger.slot(1).unwrap().free();
+        assert_eq!(ids(&ledger), [1, 3]);
     }
 
     #[test]
-    fn a_damaged_ledger_gives_what_is_left_of_it() {
-        let memory = ledger().write().unwrap();
-        let file = File::from(memory.try_clone().unwrap());
-        file.set_len((HEADER + record::SIZE + 10) as u64).unwrap();
-        let read = Ledger::read(memory.as_fd()).unwrap();
-        assert_eq!((read.records.len(), read.unreadable), (1, 2));
-        file.write_all_at(&[0; 8], HEADER as u64 + 8).unwrap();
-        assert_eq!(Ledger::read(memory.as_fd()).unwrap().unreadable, 3);
-        file.write_all_at(&9_u32.to_le_bytes(), 8).unwrap();
-        assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Version(9)));
-        file.write_all_at(b"x", 0).unwrap();
-        assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Foreign));
-        mark_taken(memory.as_fd()).unwrap();
-        assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Taken));
-        file.set_len(3).unwrap();
-        assert_eq!(Ledger::read(memory.as_fd()), Err(Unreadable::Foreign));
+    fn the_area_of_the_next_holds_from_one_store_on() {
+        let mut ledger = ledger(None, 1..4);
+        ledger.begin();
+        for round in 1..20 {
+            let left = read(ledger.file()).unwrap();
+            let file = ledger.file().try_clone_to_owned().unwrap();
+            let next = self::ledger(Some((file, left.area)), round * 10..round * 10 + 2);
+            assert_eq!(ids(&next).len(), ids(&ledger).len(), "before it begins the old one holds");
+            assert_ne!(ids(&next)[0], round * 10);
+            next.begin();
+            assert_eq!(ids(&next), [round * 10, round * 10 + 1]);
+            assert!(next.offset <= PAGE * 3, "areas take turns");
+            ledger = next;
+        }
+    }
+
+    #[test]
+    fn slots_and_lots_come_to_an_end() {
+        let ledger = ledger(None, 0..0);
+        assert!(ledger.take_chunk().is_some(), "100 are rounded up to 128");
+        assert!(ledger.take_chunk().is_none() && ledger.slot(127).is_some() && ledger.slot(128).is_none());
+        let lot = LotEntry { near: 1, far: 2, worker: 0 };
+        assert_eq!((0..MOST_LOTS + 5).filter(|_| ledger.add_lot(lot)).count(), MOST_LOTS);
+    }
+
+    #[test]
+    fn a_damaged_ledger_gives_what_is_left_of_it_or_says_why_not() {
+        let ledger = ledger(None, 1..4);
+        ledger.begin();
+        let whole = Reader::of(ledger.file()).unwrap();
+        let length = whole.0.metadata().unwrap().len() as usize;
+        let words = whole.words(0, length / 8).unwrap();
+        let with = |at: usize, value: u64, length: usize| {
+            let mut words = words.clone();
+            words[at] = value;
+            let file = memory::new_file(c"drained-test").unwrap();
+            let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).take(length).collect();
+            File::from(file.try_clone().unwrap()).write_all_at(&bytes, 0).unwrap();
+            read(file.as_fd())
+        };
+        assert_eq!(with(HEADER_MAGIC, 1, length).unwrap_err(), Unreadable::Foreign);
+        assert_eq!(with(HEADER_VERSION, 9, length).unwrap_err(), Unreadable::Version(9));
+        assert_eq!(with(HEADER_CURRENT, 3, length).unwrap_err(), Unreadable::Foreign);
+        assert_eq!(with(HEADER_CURRENT, u64::MAX - PAGE + 1, length).unwrap_err(), Unreadable::Foreign);
+        for length in [0, 10, PAGE as usize, PAGE as usize + 20] {
+            assert_eq!(with(0, MAGIC, length).unwrap_err(), Unreadable::Foreign, "{length}");
+        }
+        let area = PAGE as usize / 8;
+        for word in [HEAD_CAPACITY, HEAD_NAMES, HEAD_WORKERS] {
+            assert!(with(area + word, u64::MAX, length).is_err());
+        }
+        let slots = area + ledger.layout.slots;
+        assert_eq!(with(slots, 0x77, length).unwrap().damaged, 1);
+        let cut = with(0, MAGIC, slots * 8 + 100).unwrap();
+        assert_eq!((cut.records.len(), cut.damaged), (0, 64));
+        // Any one word: a ledger or none, and no panic.
+        for at in (0..HEADER).chain(area..slots + 3 * record::WORDS) {
+            for value in [0, 1, u64::from(u32::MAX), u64::MAX] {
+                let _ = with(at, value, length);
+            }
+        }
+    }
+
+    #[test]
+    fn tries_are_counted_in_the_file() {
+        let ledger = ledger(None, 0..0);
+        ledger.begin();
+        assert_eq!((count_try(ledger.file()), count_try(ledger.file())), (1, 2));
+        ledger.set_tries(0);
+        assert_eq!(count_try(ledger.file()), 1);
     }
 }

@@ -1,12 +1,13 @@
 //! The handover: listeners and live connections on their way to the next incarnation.
 //!
-//! The outgoing daemon parks the file descriptors of its connections in the queues of UNIX
-//! socketpairs ([`lot`]), writes what it knows of each into a ledger ([`ledger`], [`record`]) and has
-//! systemd keep both. The next one takes them out and matches them by the kernel's own numbers
-//! ([`adopt`]): a socket by its cookie, a pipe by its inode. So no order, no name and no count is
-//! trusted, and what matches nothing is closed.
+//! While connections live, duplicates of their sockets and pipes are parked in the queues of UNIX
+//! socketpairs ([`lot`]), and what is known of each stands in a ledger ([`ledger`], [`record`]) that is
+//! true at every instant. systemd has both ([`keeper`]). However the process ends, the next one takes
+//! them and matches them by the kernel's own numbers ([`adopt`]): a socket by its cookie, a pipe by its
+//! inode. So no order, no name and no count is trusted, and what matches nothing is closed.
 
 pub mod adopt;
+pub mod keeper;
 pub mod ledger;
 pub mod lot;
 pub mod record;

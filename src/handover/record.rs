@@ -1,246 +1,368 @@
-//! What is known of one connection, as the fixed number of bytes that it has in the ledger.
+//! What is known of one connection, as the words that it has in the ledger.
 //!
-//! Numbers are little-endian, texts have a length before them. Reading trusts nothing: any bytes
-//! give a record or None.
+//! [`Slot`] is the live record: its owner, one worker, stores into it while the connection works, and
+//! whatever ends the process leaves a valid record, because each store leaves one. [`Record`] is the
+//! same at rest. Reading trusts nothing: any words give a record or None.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Release};
 
 use crate::sys::socket::Peer;
 
-/// Bytes of a record.
-pub const SIZE: usize = 384;
+/// Words of a record: two cache lines.
+pub const WORDS: usize = 16;
 
-const LONGEST_PROXY: usize = 64;
-const LONGEST_UPSTREAM: usize = 128;
+/// The words of a connection in the ledger.
+pub type Slot = [AtomicU64; WORDS];
+
+const HEAD: usize = 0;
+const ID: usize = 1;
+const CLIENT: usize = 2;
+const SERVER: usize = 3;
+const OPENED: usize = 4;
+const ADDRESS: usize = 5;
+const NUMBER: usize = 7;
+/// From here on stand what changes while the connection works: one cache line.
+const LAST: usize = 8;
+const BYTES: usize = 9;
+const PIPES: usize = 11;
+
+/// No upstream, or one that is not configured any more.
+pub const NO_UPSTREAM: u16 = u16::MAX;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nobody's.
+    #[default]
+    Free,
+    /// A connection.
+    Live,
+    /// One that is just being closed; reset where [`Flags`] say so.
+    Closing,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the upstream.
+    ToUpstream,
+    /// From the upstream to the client.
+    ToClient,
+}
+
+/// What is true of a connection or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// The last byte came from the client.
+    pub const ANSWER_DUE: Flags = Flags(1);
+    /// The client's FIN was seen.
+    pub const CLIENT_ENDED: Flags = Flags(1 << 1);
+    /// The upstream has not taken the connection yet.
+    pub const CONNECTING: Flags = Flags(1 << 2);
+    /// System calls are under way that may tell once what they never tell again: an error of a socket,
+    /// bytes that pass through user memory.
+    pub const WORKING: Flags = Flags(1 << 3);
+    /// A byte of urgent data passes through user memory.
+    pub const URGENT: Flags = Flags(1 << 4);
+    /// A sink refused bytes: the end must be a reset.
+    pub const BROKEN: Flags = Flags(1 << 5);
+    /// To be closed by a reset on the client's side.
+    pub const RESET_CLIENT: Flags = Flags(1 << 6);
+    /// To be closed by a reset on the upstream's side.
+    pub const RESET_SERVER: Flags = Flags(1 << 7);
+
+    /// These and those.
+    pub const fn and(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// These, where `condition` is true.
+    pub fn when(self, condition: bool) -> Flags {
+        if condition { self } else { Flags(0) }
+    }
+
+    /// The source of that direction has ended.
+    pub fn ended(way: Way) -> Flags {
+        Flags(1 << (8 + way as u16))
+    }
+
+    /// The end of that direction was passed on.
+    pub fn over(way: Way) -> Flags {
+        Flags(1 << (10 + way as u16))
+    }
+
+    /// The source of that direction broke off, as its own sink side has shown.
+    pub fn source_broke(way: Way) -> Flags {
+        Flags(1 << (12 + way as u16))
+    }
+
+    /// All of `other` are among these.
+    pub fn has(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// What the record is.
+    pub state: State,
+    /// What is true of it.
+    pub flags: Flags,
+    /// Its proxy, as the ledger numbers them.
+    pub proxy: u16,
+    /// Its upstream among those of the proxy, or [`NO_UPSTREAM`].
+    pub upstream: u16,
     /// Journal field DRAINED_CONNECTION.
     pub id: u64,
-    /// The name of its proxy.
-    pub proxy: String,
-    /// The address of its upstream; empty while it has none.
-    pub upstream: String,
-    /// Who connected.
-    pub peer: Peer,
     /// The cookie of the client's socket.
     pub client: u64,
     /// The cookie of the upstream's socket; 0 while there is none.
     pub server: u64,
     /// Milliseconds of CLOCK_MONOTONIC.
     pub opened: u64,
+    /// Who connected.
+    pub peer: Peer,
     /// When the last byte moved, on the same clock.
     pub last: u64,
-    /// The last byte came from the client.
-    pub answer_due: bool,
-    /// The client's FIN was seen.
-    pub client_ended: bool,
-    /// The direction to the upstream.
-    pub to_upstream: Direction,
-    /// The direction to the client.
-    pub to_client: Direction,
-}
-
-/// One direction of a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Direction {
-    /// Bytes that went through.
-    pub bytes: u64,
-    /// Bytes in its pipe.
-    pub held: u32,
-    /// The inode of its pipe; 0 where it has none.
-    pub pipe: u64,
-    /// Its source has ended.
-    pub ended: bool,
-    /// The end was passed on.
-    pub over: bool,
+    /// Bytes that went to the upstream and to the client.
+    pub bytes: [u64; 2],
+    /// The inodes of the pipes of both directions; 0 where there is none.
+    pub pipes: [u64; 2],
 }
 
 impl Record {
-    /// The bytes for the ledger. A text that is too long is cut: it then matches nothing.
-    pub fn to_bytes(&self) -> [u8; SIZE] {
-        let mut out = Vec::with_capacity(SIZE);
-        for number in [self.id, self.client, self.server, self.opened, self.last] {
-            out.extend(number.to_le_bytes());
+    /// Puts it into a slot that is free. Whoever reads it before all is stored finds it free.
+    pub fn store(&self, slot: &Slot) {
+        let (address, number) = peer_to_words(self.peer);
+        for (at, value) in [
+            (ID, self.id),
+            (CLIENT, self.client),
+            (SERVER, self.server),
+            (OPENED, self.opened),
+            (ADDRESS, address[0]),
+            (ADDRESS + 1, address[1]),
+            (NUMBER, number),
+            (LAST, self.last),
+            (BYTES, self.bytes[0]),
+            (BYTES + 1, self.bytes[1]),
+            (PIPES, self.pipes[0]),
+            (PIPES + 1, self.pipes[1]),
+        ] {
+            slot[at].store(value, Release);
         }
-        out.push(u8::from(self.answer_due) | u8::from(self.client_ended) << 1);
-        for direction in [self.to_upstream, self.to_client] {
-            out.extend(direction.bytes.to_le_bytes());
-            out.extend(direction.pipe.to_le_bytes());
-            out.extend(direction.held.to_le_bytes());
-            out.push(u8::from(direction.ended) | u8::from(direction.over) << 1);
-        }
-        write_peer(&mut out, self.peer);
-        write_text(&mut out, &self.proxy, LONGEST_PROXY);
-        write_text(&mut out, &self.upstream, LONGEST_UPSTREAM);
-        let mut bytes = [0; SIZE];
-        bytes[..out.len()].copy_from_slice(&out);
-        bytes
+        slot[HEAD].store(self.head(), Release);
     }
 
-    /// The record in these bytes, if they are one.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Record> {
-        let mut reader = Reader(bytes);
-        let [id, client, server, opened, last] =
-            [reader.number()?, reader.number()?, reader.number()?, reader.number()?, reader.number()?];
-        let [answer_due, client_ended] = reader.flags()?;
-        let to_upstream = reader.direction()?;
-        let to_client = reader.direction()?;
-        let peer = reader.peer()?;
-        let proxy = reader.text(LONGEST_PROXY)?;
-        let upstream = reader.text(LONGEST_UPSTREAM)?;
-        let record = Record {
-            id,
-            proxy,
-            upstream,
-            peer,
-            client,
-            server,
-            opened,
-            last,
-            answer_due,
-            client_ended,
-            to_upstream,
-            to_client,
+    /// The record in these words, if they are one that is not free.
+    pub fn load(words: &[u64; WORDS]) -> Option<Record> {
+        let head = words[HEAD];
+        let state = match head & 0xff {
+            1 => State::Live,
+            2 => State::Closing,
+            _ => return None,
         };
-        (client != 0).then_some(record)
+        let peer = peer_from_words([words[ADDRESS], words[ADDRESS + 1]], words[NUMBER])?;
+        let record = Record {
+            state,
+            flags: Flags((head >> 16) as u16),
+            proxy: (head >> 32) as u16,
+            upstream: (head >> 48) as u16,
+            id: words[ID],
+            client: words[CLIENT],
+            server: words[SERVER],
+            opened: words[OPENED],
+            peer,
+            last: words[LAST],
+            bytes: [words[BYTES], words[BYTES + 1]],
+            pipes: [words[PIPES], words[PIPES + 1]],
+        };
+        (record.client != 0).then_some(record)
+    }
+
+    fn head(&self) -> u64 {
+        let Record { state, flags, proxy, upstream, .. } = self;
+        *state as u64 | u64::from(flags.0) << 16 | u64::from(*proxy) << 32 | u64::from(*upstream) << 48
     }
 }
 
-fn write_peer(out: &mut Vec<u8>, peer: Peer) {
+/// A record whose words do not say what it is.
+pub fn is_damaged(words: &[u64; WORDS]) -> bool {
+    words[HEAD] != 0 && Record::load(words).is_none()
+}
+
+/// The stores that a connection makes while it lives. Each leaves a valid record.
+pub trait Live {
+    /// Bytes may be in this pipe from now on. To be said before they are.
+    fn bind(&self, way: Way, pipe: u64);
+    /// None are in it any more. To be said before it is anybody else's.
+    fn unbind(&self, way: Way);
+    /// What is true of it, its proxy and its upstream.
+    fn set_head(&self, state: State, flags: Flags, proxy: u16, upstream: u16);
+    /// More is true of it.
+    fn add_flags(&self, flags: Flags);
+    /// Its upstream's socket, 0 for none.
+    fn set_server(&self, cookie: u64);
+    /// What has moved.
+    fn set_traffic(&self, last: u64, bytes: [u64; 2]);
+    /// It is nobody's any more.
+    fn free(&self);
+}
+
+impl Live for Slot {
+    fn bind(&self, way: Way, pipe: u64) {
+        self[PIPES + way as usize].store(pipe, Release);
+    }
+
+    fn unbind(&self, way: Way) {
+        self.bind(way, 0);
+    }
+
+    fn set_head(&self, state: State, flags: Flags, proxy: u16, upstream: u16) {
+        let head = state as u64 | u64::from(flags.0) << 16 | u64::from(proxy) << 32;
+        self[HEAD].store(head | u64::from(upstream) << 48, Release);
+    }
+
+    fn add_flags(&self, flags: Flags) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self[HEAD].store(self[HEAD].load(Relaxed) | u64::from(flags.0) << 16, Release);
+    }
+
+    fn set_server(&self, cookie: u64) {
+        self[SERVER].store(cookie, Release);
+    }
+
+    fn set_traffic(&self, last: u64, bytes: [u64; 2]) {
+        self[LAST].store(last, Release);
+        self[BYTES].store(bytes[0], Release);
+        self[BYTES + 1].store(bytes[1], Release);
+    }
+
+    fn free(&self) {
+        self[HEAD].store(0, Release);
+    }
+}
+
+fn peer_to_words(peer: Peer) -> ([u64; 2], u64) {
     let (family, address, number) = match peer {
-        Peer::Tcp(SocketAddr::V4(v4)) => (4, v4.ip().to_ipv6_mapped(), u32::from(v4.port())),
-        Peer::Tcp(SocketAddr::V6(v6)) => (6, *v6.ip(), u32::from(v6.port())),
-        Peer::Unix(pid) => (1, Ipv6Addr::UNSPECIFIED, pid as u32),
+        Peer::Tcp(SocketAddr::V4(v4)) => (4, v4.ip().to_ipv6_mapped(), u64::from(v4.port())),
+        Peer::Tcp(SocketAddr::V6(v6)) => (6, *v6.ip(), u64::from(v6.port())),
+        Peer::Unix(pid) => (1, Ipv6Addr::UNSPECIFIED, u64::from(pid as u32)),
     };
-    out.push(family);
-    out.extend(address.octets());
-    out.extend(number.to_le_bytes());
+    let bits = u128::from(address);
+    ([(bits >> 64) as u64, bits as u64], family << 32 | number)
 }
 
-fn write_text(out: &mut Vec<u8>, text: &str, longest: usize) {
-    let mut end = text.len().min(longest);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    out.push(end as u8);
-    out.extend(&text.as_bytes()[..end]);
-    out.extend(std::iter::repeat_n(0, longest - end));
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*head)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn small(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn flags(&mut self) -> Option<[bool; 2]> {
-        let [flags] = self.take()?;
-        Some([flags & 1 != 0, flags & 2 != 0])
-    }
-
-    fn direction(&mut self) -> Option<Direction> {
-        let (bytes, pipe, held) = (self.number()?, self.number()?, self.small()?);
-        let [ended, over] = self.flags()?;
-        // Bytes that are held stand in a pipe, and in none that is over.
-        let sound = (held > 0) == (pipe != 0) && !(over && held > 0);
-        sound.then_some(Direction { bytes, held, pipe, ended, over })
-    }
-
-    fn peer(&mut self) -> Option<Peer> {
-        let [family] = self.take()?;
-        let address = Ipv6Addr::from(self.take::<16>()?);
-        let number = self.small()?;
-        let port = u16::try_from(number);
-        match family {
-            1 => Some(Peer::Unix(number as i32)),
-            4 => {
-                let v4: Ipv4Addr = address.to_ipv4_mapped()?;
-                Some(Peer::Tcp(SocketAddr::new(IpAddr::V4(v4), port.ok()?)))
-            }
-            6 => Some(Peer::Tcp(SocketAddr::new(IpAddr::V6(address), port.ok()?))),
-            _ => None,
-        }
-    }
-
-    fn text(&mut self, longest: usize) -> Option<String> {
-        let [length] = self.take()?;
-        let (text, rest) = self.0.split_at_checked(longest)?;
-        self.0 = rest;
-        String::from_utf8(text.get(..usize::from(length))?.to_vec()).ok()
+fn peer_from_words(address: [u64; 2], number: u64) -> Option<Peer> {
+    let address = Ipv6Addr::from(u128::from(address[0]) << 64 | u128::from(address[1]));
+    let port = u16::try_from(number as u32);
+    match number >> 32 {
+        1 => Some(Peer::Unix(number as u32 as i32)),
+        4 => Some(Peer::Tcp(SocketAddr::new(address.to_ipv4_mapped()?.into(), port.ok()?))),
+        6 => Some(Peer::Tcp(SocketAddr::new(address.into(), port.ok()?))),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
 
     fn record() -> Record {
         Record {
+            state: State::Live,
+            flags: Flags::ANSWER_DUE.and(Flags::ended(Way::ToClient)),
+            proxy: 3,
+            upstream: 5,
             id: 7,
-            proxy: "web".to_owned(),
-            upstream: "unix:/run/app.sock".to_owned(),
-            peer: Peer::Tcp("192.0.2.1:5000".parse().unwrap()),
             client: 11,
             server: 12,
             opened: 1_000,
+            peer: Peer::Tcp("192.0.2.1:5000".parse().unwrap()),
             last: 2_000,
-            answer_due: true,
-            client_ended: false,
-            to_upstream: Direction { bytes: 5, held: 3, pipe: 99, ended: true, over: false },
-            to_client: Direction { bytes: 6, held: 0, pipe: 0, ended: true, over: true },
+            bytes: [5, 6],
+            pipes: [99, 0],
         }
     }
 
+    fn stored(record: &Record) -> (Slot, [u64; WORDS]) {
+        let slot = Slot::default();
+        record.store(&slot);
+        let words = std::array::from_fn(|at| slot[at].load(Relaxed));
+        (slot, words)
+    }
+
     #[test]
-    fn a_record_survives_its_bytes() {
+    fn a_record_survives_its_words() {
         let mut record = record();
-        assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record.clone()));
+        assert_eq!(Record::load(&stored(&record).1), Some(record.clone()));
         for peer in [Peer::Unix(42), Peer::Tcp("[2001:db8::1]:443".parse().unwrap())] {
-            record.peer = peer;
-            record.proxy = "p".repeat(LONGEST_PROXY);
-            record.upstream = String::new();
-            assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record.clone()));
+            (record.peer, record.upstream, record.state) = (peer, NO_UPSTREAM, State::Closing);
+            assert_eq!(Record::load(&stored(&record).1), Some(record.clone()));
         }
     }
 
     #[test]
-    fn what_contradicts_itself_is_no_record() {
-        let mut held_without_pipe = record();
-        held_without_pipe.to_upstream.pipe = 0;
-        let mut over_and_held = record();
-        over_and_held.to_upstream.over = true;
-        let nobody = Record { client: 0, ..record() };
-        for wrong in [held_without_pipe, over_and_held, nobody] {
-            assert_eq!(Record::from_bytes(&wrong.to_bytes()), None);
-        }
-        assert_eq!(Record::from_bytes(&[0; SIZE]), None);
+    fn what_lives_is_seen_by_the_next_reader() {
+        let (slot, _) = stored(&record());
+        slot.bind(Way::ToClient, 77);
+        slot.unbind(Way::ToUpstream);
+        slot.set_traffic(3_000, [8, 9]);
+        slot.set_server(13);
+        slot.set_head(State::Live, Flags::WORKING, 3, 6);
+        slot.add_flags(Flags::URGENT);
+        let words = std::array::from_fn(|at| slot[at].load(Relaxed));
+        let flags = Flags::WORKING.and(Flags::URGENT);
+        let expected =
+            Record { flags, upstream: 6, server: 13, last: 3_000, bytes: [8, 9], pipes: [0, 77], ..record() };
+        assert_eq!(Record::load(&words), Some(expected));
+        slot.free();
+        let words: [u64; WORDS] = std::array::from_fn(|at| slot[at].load(Relaxed));
+        assert!(Record::load(&words).is_none() && !is_damaged(&words));
     }
 
     #[test]
-    fn any_bytes_are_a_record_or_none() {
-        let good = record().to_bytes();
-        for at in 0..SIZE {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut bytes = good;
-                bytes[at] = value;
-                if let Some(read) = Record::from_bytes(&bytes) {
-                    assert_eq!(Record::from_bytes(&read.to_bytes()), Some(read));
+    fn flags_are_told_apart() {
+        use Way::{ToClient, ToUpstream};
+        let all = [
+            Flags::ANSWER_DUE,
+            Flags::CLIENT_ENDED,
+            Flags::CONNECTING,
+            Flags::WORKING,
+            Flags::URGENT,
+            Flags::BROKEN,
+            Flags::RESET_CLIENT,
+            Flags::RESET_SERVER,
+            Flags::ended(ToUpstream),
+            Flags::ended(ToClient),
+            Flags::over(ToUpstream),
+            Flags::over(ToClient),
+            Flags::source_broke(ToUpstream),
+            Flags::source_broke(ToClient),
+        ];
+        for (n, one) in all.iter().enumerate() {
+            assert!(all.iter().enumerate().all(|(m, other)| one.has(*other) == (n == m)));
+        }
+    }
+
+    #[test]
+    fn any_words_are_a_record_or_none() {
+        let (_, good) = stored(&record());
+        for at in 0..WORDS {
+            for value in [0, 1, 9, u64::from(u32::MAX), u64::MAX] {
+                let mut words = good;
+                words[at] = value;
+                if let Some(read) = Record::load(&words) {
+                    assert_eq!(Record::load(&stored(&read).1), Some(read));
                 }
             }
-            assert_eq!(Record::from_bytes(&good[..at.min(200)]), None);
         }
+        let nobody = Record { client: 0, ..record() };
+        assert!(is_damaged(&stored(&nobody).1));
+        assert_eq!(Record::load(&[0; WORDS]), None);
     }
 }

@@ -134,6 +134,7 @@ impl Worker {
         fault::strike("worker-hang", Some(id));
         match watched {
             Ok(()) => {
+                self.will_park(key);
                 self.connect(key);
                 self.look_at_drain(key);
             }

@@ -7,12 +7,14 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
 use slog::{debug, info, warn};
 
+use super::connection::end_socket;
 use super::proxy_protocol;
 use super::slab::Key;
 use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
-use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
+use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker, record_of};
 use crate::config::SendProxy;
 use crate::event::Event;
+use crate::handover::record::{Flags, Live};
 use crate::sys::socket::{self, Connecting, Peer};
 
 impl Worker {
@@ -57,6 +59,9 @@ impl Worker {
             let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Server).to_bits());
             let watched = self.epoll.add(&fd, event);
             connection.server = Some(fd);
+            if let Some(slot) = record_of(&self.keeper, connection) {
+                connection.save_server(slot);
+            }
             match watched {
                 Err(_) => return self.end(key, End::Failed),
                 Ok(()) if decided => return self.connected(key),
@@ -67,8 +72,11 @@ impl Worker {
 
     /// A pending connect became writable, or broke.
     pub(super) fn connect_decided(&mut self, key: Key) {
-        let Some(connection) = self.connection(key) else { return };
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let Some(server) = &connection.server else { return };
+        if let Some(slot) = record_of(&self.keeper, connection) {
+            slot.add_flags(Flags::WORKING);
+        }
         match socket::take_error(server.as_fd()) {
             Ok(()) => self.connected(key),
             Err(errno) => self.next_upstream(key, errno.desc()),
@@ -92,7 +100,12 @@ impl Worker {
 
     fn next_upstream(&mut self, key: Key, why: &str) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        connection.server = None;
+        let slot = record_of(&self.keeper, connection);
+        if let Some(server) = connection.server.take() {
+            slot.iter().for_each(|slot| connection.save_server(slot));
+            let parked = std::mem::take(&mut connection.parked[1]);
+            end_socket(server, parked, parked, &mut self.means);
+        }
         let timeout = self.fleet.proxies[usize::from(connection.proxy)].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
@@ -112,6 +125,9 @@ impl Worker {
             Peer::Tcp(peer) => socket::local_address(connection.client.as_fd()).map(|local| (peer, local)),
             Peer::Unix(_) => None,
         };
+        if let Some(slot) = record_of(&self.keeper, connection) {
+            slot.add_flags(Flags::WORKING);
+        }
         let greeted = match proxy.config.send_proxy {
             SendProxy::Off => Ok(()),
             SendProxy::V1 => socket::send_whole(server.as_fd(), &proxy_protocol::v1(addresses)),
@@ -122,6 +138,11 @@ impl Worker {
         }
         connection.connect_until = None;
         connection.last = now;
+        // From here on the next incarnation must not connect anew.
+        if let Some(slot) = record_of(&self.keeper, connection) {
+            connection.save(slot);
+        }
+        let park_now = self.crash_after == Some(0) || connection.parked == [true, false];
         // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
         connection.to_upstream.flow.sink_ready();
         connection.to_client.flow.source_ready();
@@ -132,6 +153,9 @@ impl Worker {
         if upstream.set_up(true) {
             info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+        }
+        if park_now {
+            self.park(&[key]);
         }
         self.look_at_idle(key);
         self.look_at_drain(key);

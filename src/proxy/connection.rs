@@ -6,9 +6,12 @@ use nix::errno::Errno;
 
 use super::drain::{Goodbye, QUIET_AFTER, View};
 use super::flow::{Flow, Step};
-use super::pipes::{Pipes, Taken};
+use super::means::Means;
+use super::pipes::Taken;
+use super::portable::NO_SLOT;
+use super::slab::Key;
 use super::upstream::Tried;
-use crate::sys::pipe::Pipe;
+use crate::handover::record::{Flags, Live, Slot, Way};
 use crate::sys::socket::{self, Peer};
 
 /// How many moves a direction gets before others have their turn.
@@ -48,19 +51,23 @@ pub struct Connection {
     pub goodbye: Goodbye,
     /// When its next timer is due.
     pub wake_at: u64,
+    /// The number of its record in the ledger, or [`NO_SLOT`].
+    pub slot: u32,
+    /// Whether duplicates of its sockets stand in a lot: the client's and the upstream's.
+    pub parked: [bool; 2],
 }
 
 /// One direction with the pipe that it owns while bytes are in it.
 #[derive(Default)]
 pub struct Half {
     pub flow: Flow,
-    pub pipe: Option<Pipe>,
+    pub pipe: Option<Key>,
     /// Urgent data came: where a splice stops there may be more.
     pub urgent: bool,
     /// Its pipe is the last one: it must be empty again at once.
     sparing: bool,
     /// The source has broken off, as its own sink side has shown: its end is no clean one.
-    source_broke: bool,
+    pub source_broke: bool,
 }
 
 /// Why a turn of the relay ended.
@@ -102,18 +109,31 @@ impl Connection {
             broken: false,
             goodbye: Goodbye::None,
             wake_at: u64::MAX,
+            slot: NO_SLOT,
+            parked: [false; 2],
         }
     }
 
-    /// Moves what can be moved in both directions.
-    pub fn relay(&mut self, pipes: &mut Pipes, now: u64) -> Turn {
+    /// Moves what can be moved in both directions. Its record, if it has one, is true all the while.
+    pub fn relay(&mut self, means: &mut Means, record: Option<&Slot>, now: u64) -> Turn {
+        if let Some(slot) = record {
+            slot.add_flags(Flags::WORKING);
+        }
+        let turn = self.move_both(means, record, now);
+        if let Some(slot) = record {
+            self.save(slot);
+        }
+        turn
+    }
+
+    fn move_both(&mut self, means: &mut Means, record: Option<&Slot>, now: u64) -> Turn {
         let Some(server) = &self.server else { return Turn::Waits };
         let (client, server) = (self.client.as_fd(), server.as_fd());
         let sent = (self.to_upstream.flow.bytes, self.to_client.flow.bytes);
         // In this order, so that an upstream which answers at once is seen to have answered: what
         // it has sent by now it sent before it sees what the client asks in this turn.
-        let down = self.to_client.pump(server, client, pipes);
-        let up = self.to_upstream.pump(client, server, pipes);
+        let down = self.to_client.pump(server, client, means, record.map(|slot| (slot, Way::ToClient)));
+        let up = self.to_upstream.pump(client, server, means, record.map(|slot| (slot, Way::ToUpstream)));
         let asked = self.to_upstream.flow.bytes != sent.0;
         if asked || self.to_client.flow.bytes != sent.1 {
             self.last = now;
@@ -186,20 +206,32 @@ impl Connection {
     }
 
     /// Releases the pipes; closes both sockets, by a reset where `reset` says so for client and server.
-    pub fn close(mut self, pipes: &mut Pipes, reset: (bool, bool)) {
+    pub fn close(mut self, means: &mut Means, reset: (bool, bool)) {
         for half in [&mut self.to_upstream, &mut self.to_client] {
             if let Some(pipe) = half.pipe.take() {
-                pipes.discard(pipe);
+                means.discard(pipe);
             }
         }
-        if reset.0 {
-            socket::reset_on_close(self.client.as_fd());
-        }
-        if let Some(server) = self.server.as_ref().filter(|_| reset.1) {
-            socket::reset_on_close(server.as_fd());
+        end_socket(self.client, self.parked[0], reset.0, means);
+        if let Some(server) = self.server {
+            end_socket(server, self.parked[1], reset.1, means);
         }
     }
 }
+
+/// Closes a socket; one that is parked stays open, so its peer is told first.
+pub fn end_socket(fd: OwnedFd, parked: bool, reset: bool, means: &mut Means) {
+    match (parked, reset) {
+        (true, true) => socket::reset(fd.as_fd()),
+        (true, false) => socket::hang_up(fd.as_fd()),
+        (false, true) => socket::reset_on_close(fd.as_fd()),
+        (false, false) => {}
+    }
+    means.forget(usize::from(parked));
+}
+
+/// The record of a connection, and which of its directions.
+type Place<'a> = Option<(&'a Slot, Way)>;
 
 /// Why one direction stopped moving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,10 +245,16 @@ enum Pumped {
 
 impl Half {
     /// Does what the flow asks for, until it waits or others should have their turn.
-    fn pump(&mut self, source: BorrowedFd<'_>, sink: BorrowedFd<'_>, pipes: &mut Pipes) -> Pumped {
+    fn pump(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        means: &mut Means,
+        place: Place<'_>,
+    ) -> Pumped {
         let mut result = Pumped::Budget;
         for _ in 0..MOVES_PER_TURN {
-            if let Err(stop) = self.step(source, sink, pipes) {
+            if let Err(stop) = self.step(source, sink, means, place) {
                 result = stop;
                 break;
             }
@@ -224,7 +262,10 @@ impl Half {
         if self.flow.held == 0
             && let Some(pipe) = self.pipe.take()
         {
-            pipes.put(pipe);
+            if let Some((slot, way)) = place {
+                slot.unbind(way);
+            }
+            means.put(pipe);
             self.sparing = false;
         }
         result
@@ -234,26 +275,31 @@ impl Half {
         &mut self,
         source: BorrowedFd<'_>,
         sink: BorrowedFd<'_>,
-        pipes: &mut Pipes,
+        means: &mut Means,
+        place: Place<'_>,
     ) -> Result<(), Pumped> {
         match self.flow.next() {
             Step::Fill => {
                 if self.pipe.is_none() {
-                    match pipes.take() {
-                        Ok(Taken::Ample(pipe)) => self.pipe = Some(pipe),
+                    let pipe = match means.take() {
+                        Ok(Taken::Ample(pipe) | Taken::New(pipe)) => pipe,
                         Ok(Taken::Last(pipe)) if socket::is_writable(sink) => {
-                            self.pipe = Some(pipe);
                             self.sparing = true;
+                            pipe
                         }
                         Ok(Taken::Last(pipe)) => {
-                            pipes.put(pipe);
+                            means.put(pipe);
                             self.flow.sink_blocked();
                             return Ok(());
                         }
                         Err(_) => return self.end_without_pipe(source),
+                    };
+                    if let (Some((slot, way)), Some(known)) = (place, means.pipes.get(pipe)) {
+                        slot.bind(way, known.inode());
                     }
+                    self.pipe = Some(pipe);
                 }
-                match self.fill(source) {
+                match self.fill(source, means, place) {
                     Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
                     Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
@@ -261,14 +307,18 @@ impl Half {
                 }
             }
             Step::Empty => {
-                match self.pipe.as_ref().map_or(Err(Errno::EBADF), |p| p.empty(sink, self.flow.held)) {
+                let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
+                match pipe.map_or(Err(Errno::EBADF), |pipe| pipe.empty(sink, self.flow.held)) {
                     Ok(n) => self.flow.emptied(n as u32),
                     Err(Errno::EAGAIN) => self.flow.sink_blocked(),
                     Err(errno) => {
                         // What it holds has nowhere to go; the other direction may still end well.
                         self.flow.finished();
                         if let Some(pipe) = self.pipe.take() {
-                            pipes.discard(pipe);
+                            if let Some((slot, way)) = place {
+                                slot.unbind(way);
+                            }
+                            means.discard(pipe);
                         }
                         return Err(Pumped::SinkFailed(errno));
                     }
@@ -284,14 +334,23 @@ impl Half {
         Ok(())
     }
 
-    fn fill(&mut self, source: BorrowedFd<'_>) -> Result<usize, Errno> {
-        let pipe = self.pipe.as_ref().ok_or(Errno::EBADF)?;
-        match pipe.fill(source, if self.sparing { SPARING } else { u32::MAX }) {
-            Ok(0) | Err(Errno::EAGAIN) if std::mem::take(&mut self.urgent) => pipe.fill_urgent(source),
+    fn fill(&mut self, source: BorrowedFd<'_>, means: &Means, place: Place<'_>) -> Result<usize, Errno> {
+        let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe)).ok_or(Errno::EBADF)?;
+        let result = pipe.fill(source, if self.sparing { SPARING } else { u32::MAX });
+        let is_urgent = match result {
+            Ok(0) | Err(Errno::EAGAIN) if std::mem::take(&mut self.urgent) => true,
             // It came a moment ago, and its event is yet to come: this is not the end.
-            Ok(0) if socket::unread(source) > 0 => pipe.fill_urgent(source),
-            result => result,
+            Ok(0) => socket::unread(source) > 0,
+            _ => false,
+        };
+        if !is_urgent {
+            return result;
         }
+        // Said until the end of the turn: a crash in its midst may lose the byte.
+        if let Some((slot, _)) = place {
+            slot.add_flags(Flags::URGENT);
+        }
+        pipe.fill_urgent(source)
     }
 
     /// An end needs no pipe, and lets go of what there are too few of.
@@ -309,6 +368,7 @@ impl Half {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pipes::Pipes;
     use super::*;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
@@ -330,19 +390,19 @@ mod tests {
     fn a_write_that_meets_a_reset_makes_the_end_of_the_other_direction_one() {
         let (near_client, far_client) = tcp_pair();
         let (near_server, far_server) = tcp_pair();
-        let mut pipes = Pipes::new(Arc::default()).unwrap();
+        let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
         let (mut up, mut down) = (Half::default(), Half::default());
         (&far_client).write_all(b"a request").unwrap();
         socket::reset_on_close(far_server.as_fd());
         drop(far_server);
         up.flow.source_ready();
         up.flow.sink_ready();
-        let pumped = up.pump(near_client.as_fd(), near_server.as_fd(), &mut pipes);
+        let pumped = up.pump(near_client.as_fd(), near_server.as_fd(), &mut means, None);
         assert_eq!(pumped, Pumped::SinkFailed(Errno::ECONNRESET));
         down.source_broke = true;
         down.flow.source_ready();
         down.flow.sink_ready();
-        let pumped = down.pump(near_server.as_fd(), near_client.as_fd(), &mut pipes);
+        let pumped = down.pump(near_server.as_fd(), near_client.as_fd(), &mut means, None);
         assert_eq!(pumped, Pumped::SourceFailed(Errno::ECONNRESET));
     }
 }

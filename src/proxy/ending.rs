@@ -2,12 +2,14 @@
 
 use slog::{debug, info, warn};
 
+use super::connection::Connection;
 use super::drain::{Doing, Goodbye, Plan, Verdict, verdict};
 use super::fleet::Command;
 use super::seeded::Seeded;
 use super::slab::Key;
-use super::worker::{End, Entry, Worker};
+use super::worker::{End, Entry, Worker, record_of};
 use crate::event::Event;
+use crate::handover::record::Live;
 
 /// Clients whose connection failed, a second, that have an entry of their own. The others are
 /// counted: while all upstreams are down the log must not run over.
@@ -121,8 +123,9 @@ impl Worker {
     /// Closes a connection and counts how it ended.
     pub(super) fn end(&mut self, key: Key, end: End) {
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
-        let counters = self.counters(connection.proxy);
+        let index = connection.proxy;
+        let proxy = &self.fleet.proxies[usize::from(index)];
+        let counters = self.counters(index);
         let draining = proxy.is_draining();
         match end {
             End::Cut { .. } => counters.cut.add(1),
@@ -163,8 +166,21 @@ impl Worker {
             End::Idle => (connection.holds_data(), connection.holds_data()),
             End::Done | End::Goodbye | End::Failed => (false, false),
         };
-        connection.close(&mut self.pipes, reset);
+        self.release(connection, reset);
         self.connections -= 1;
-        self.fleet.connection_closed(proxy);
+        self.fleet.connection_closed(self.proxy(index));
+    }
+
+    /// Closes it, by a reset where `reset` says so for client and server. Should the process end in the midst
+    /// of it, the next one does the rest.
+    pub(super) fn release(&mut self, connection: Connection, reset: (bool, bool)) {
+        let number = connection.slot;
+        let record = record_of(&self.keeper, &connection);
+        record.iter().for_each(|slot| connection.save_end(slot, reset));
+        connection.close(&mut self.means, reset);
+        if let Some(slot) = record {
+            slot.free();
+            self.means.parking.iter_mut().for_each(|parking| parking.free.push(number));
+        }
     }
 }

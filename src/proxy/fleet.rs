@@ -1,6 +1,7 @@
 //! What all workers share: the proxies with their upstreams and counters, the room for connections,
 //! and the mailboxes through which the stop reaches the workers.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::listener::{self, Left, Listener};
+use super::means::Item;
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
 use crate::handover::adopt::{Adopted, Estate};
+use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
-use crate::handover::record::Record;
 use crate::sys::{self, socket};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
@@ -45,11 +47,18 @@ pub struct Fleet {
     /// Pipes of all workers: those of slow receivers leave less room for connections.
     pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
-    /// What each worker is to adopt: a connection, its proxy and its upstream.
+    /// What outlives the process, where there is a store.
+    pub(super) keeper: Option<Arc<Keeper>>,
+    /// What is to be adopted, with its proxy and its upstream.
+    pub(super) adoptable: Vec<(Adopted, u16, Option<u16>)>,
+    /// What each worker is to adopt.
     pub(super) adopted: Vec<Mutex<Vec<Placed>>>,
-    /// What the workers have parked.
-    pub(super) parked: Mutex<Vec<Parked>>,
-    have_parked: AtomicUsize,
+    /// The lots that each worker begins with.
+    pub(super) lots: Vec<Mutex<Option<Lots<Item>>>>,
+    /// Workers that have handed over or failed.
+    pub(super) have_parked: Mutex<BTreeSet<usize>>,
+    pub(super) handed_over: AtomicU64,
+    pub(super) failed: AtomicBool,
     /// How long connections live after the stop was hurried.
     pub(super) hurry: Duration,
     /// Until when nobody is taken in, for those who are in lack file descriptors.
@@ -60,16 +69,15 @@ pub struct Fleet {
     changed: Condvar,
 }
 
-/// A connection to adopt, with its proxy and its upstream.
-pub(super) type Placed = (Adopted, u16, Option<u16>);
-
-/// What one worker hands over.
-#[derive(Default)]
-pub struct Parked {
-    /// The lots that its file descriptors stand in.
-    pub lots: Lots,
-    /// What is to be known of its connections.
-    pub records: Vec<Record>,
+/// A connection to adopt.
+pub(super) struct Placed {
+    pub adopted: Adopted,
+    pub proxy: u16,
+    pub upstream: Option<u16>,
+    /// The number of its record.
+    pub slot: u32,
+    /// Where its sockets stand: the lot of its worker, and the message in it.
+    pub places: [Option<(usize, usize)>; 2],
 }
 
 /// One proxy, shared by all workers.
@@ -133,8 +141,12 @@ impl Fleet {
             proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
             adopted_counts: (0, 0),
             adopted: (0..workers).map(|_| Mutex::default()).collect(),
-            parked: Mutex::default(),
-            have_parked: AtomicUsize::new(0),
+            keeper: None,
+            adoptable: Vec::new(),
+            lots: (0..workers).map(|_| Mutex::default()).collect(),
+            have_parked: Mutex::default(),
+            handed_over: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
             mailboxes: (0..workers).map(mailbox).collect::<Result<_>>()?,
             limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
                 as u32,
@@ -153,38 +165,6 @@ impl Fleet {
         fleet.adopted_counts = ((before - estate.listeners.len()) as u64, connections.len() as u64);
         fleet.adopt(connections);
         Ok(fleet)
-    }
-
-    /// Spreads connections over the workers. Those of a proxy that is no longer configured get one
-    /// that takes in nobody and drains.
-    fn adopt(&mut self, connections: Vec<Adopted>) {
-        for (number, adopted) in connections.into_iter().enumerate() {
-            let name = &adopted.record.proxy;
-            let known = self.proxies.iter().position(|p| p.config.name == *name);
-            let index = known.unwrap_or_else(|| {
-                self.proxies.push(Proxy::departed(name, self.mailboxes.len()));
-                self.proxies.len() - 1
-            });
-            let proxy = &self.proxies[index];
-            let upstream = proxy.upstreams.iter().position(|u| u.name == adopted.record.upstream);
-            proxy.active.fetch_add(1, Relaxed);
-            self.active.fetch_add(1, Relaxed);
-            self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
-            let share = &self.adopted[number % self.adopted.len()];
-            lock(share).push((adopted, index as u16, upstream.map(|u| u as u16)));
-        }
-    }
-
-    /// Has all workers park what they have; gives it when all have done so, or None at `until`.
-    pub fn hand_over(&self, until: Instant) -> Option<Vec<Parked>> {
-        self.tell_all(Command::HandOver);
-        let all = || self.have_parked.load(Relaxed) == self.workers();
-        self.wait_until(until, all).then(|| std::mem::take(&mut *lock(&self.parked)))
-    }
-
-    pub(super) fn worker_has_parked(&self) {
-        self.have_parked.fetch_add(1, Relaxed);
-        self.notify();
     }
 
     /// The listeners that are not a .socket unit's, to be stored.
@@ -286,7 +266,7 @@ impl Fleet {
         }
     }
 
-    fn tell_all(&self, command: Command) {
+    pub(super) fn tell_all(&self, command: Command) {
         for mailbox in &self.mailboxes {
             lock(&mailbox.commands).push(command);
             // Fails only when the counter is full, and then it is readable.
@@ -333,7 +313,7 @@ impl Fleet {
         }
     }
 
-    fn notify(&self) {
+    pub(super) fn notify(&self) {
         drop(lock(&self.change));
         self.changed.notify_all();
     }
@@ -361,7 +341,7 @@ impl Mailbox {
 
 impl Proxy {
     /// One that the configuration no longer has, for the connections that it left.
-    fn departed(name: &str, workers: usize) -> Proxy {
+    pub(super) fn departed(name: &str, workers: usize) -> Proxy {
         let mut proxy = Proxy::new(config::Proxy::departed(name), Vec::new(), Vec::new(), workers);
         proxy.departed = true;
         proxy.draining = AtomicBool::new(true);

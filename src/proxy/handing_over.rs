@@ -1,81 +1,224 @@
-//! A worker hands its connections over, and takes in those that the last incarnation left.
+//! A worker parks its connections while they live, hands them over at a restart, and takes in those
+//! that the last incarnation left.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
 use slog::warn;
 
 use super::connection::Connection;
-use super::fleet::{Parked, lock};
+use super::fleet::{Placed, lock};
+use super::means::Item;
+use super::portable::NO_SLOT;
 use super::slab::Key;
-use super::worker::{End, Entry, SOCKET_EVENTS, Side, Source, Worker};
-use crate::handover::adopt::Adopted;
+use super::worker::{End, Entry, SOCKET_EVENTS, Side, Source, Worker, record_of};
+use crate::handover::record::Live;
+use crate::sys::{rights, socket};
+
+/// After a failure to park, milliseconds until the next try.
+const RETRY_PARKING: u64 = 1_000;
 
 impl Worker {
+    /// A connection that is young yet: it is parked once it is old enough.
+    pub(super) fn will_park(&mut self, key: Key) {
+        if self.crash_after.is_some() {
+            self.young.push_back((key, self.now));
+        }
+    }
+
+    /// When the next one is old enough. What comes a little later is taken along: one message has room for
+    /// many.
+    pub(super) fn parks_at(&self) -> Option<u64> {
+        Some(self.young.front()?.1 + self.crash_after?)
+    }
+
+    /// Parks those that are old enough.
+    pub(super) fn park_aged(&mut self) {
+        let (Some(at), Some(crash_after)) = (self.parks_at(), self.crash_after) else { return };
+        if at > self.now || self.parking_rests_until > self.now {
+            return;
+        }
+        let due = self.now - crash_after + crash_after / 8;
+        let mut aged = Vec::new();
+        while let Some((key, since)) = self.young.front()
+            && *since <= due
+        {
+            aged.push(*key);
+            self.young.pop_front();
+        }
+        self.park(&aged);
+    }
+
+    /// Parks connections as far as they are not, with a record of each.
+    pub(super) fn park(&mut self, keys: &[Key]) {
+        let mut failed = None;
+        let mut batch: Vec<(Key, [bool; 2])> = Vec::new();
+        let mut size = 0;
+        for key in keys {
+            let Some(missing) = self.prepare_parking(*key, &mut failed) else { continue };
+            let fds = missing.iter().filter(|missing| **missing).count();
+            if size + fds > rights::MOST_AT_ONCE {
+                self.send_parked(&std::mem::take(&mut batch), &mut failed);
+                size = 0;
+            }
+            batch.push((*key, missing));
+            size += fds;
+        }
+        self.send_parked(&batch, &mut failed);
+        let Some(errno) = failed else { return };
+        self.parking_rests_until = self.now + RETRY_PARKING;
+        if !std::mem::replace(&mut self.parking_failed, true) {
+            warn!(
+                self.log,
+                "some connections would end with a crash, for they cannot be parked: {}",
+                errno.desc()
+            );
+        }
+    }
+
+    /// Gives a connection its record; tells which of its sockets are not parked yet.
+    fn prepare_parking(&mut self, key: Key, failed: &mut Option<Errno>) -> Option<[bool; 2]> {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return None };
+        let parking = self.means.parking.as_mut()?;
+        let missing = [!connection.parked[0], connection.server.is_some() && !connection.parked[1]];
+        if missing == [false, false] {
+            return None;
+        }
+        if connection.slot == NO_SLOT {
+            let slot = parking.take_slot();
+            let record = connection.record(&self.means.pipes);
+            let (Some(number), Ok(record)) = (slot, record) else {
+                *failed = Some(Errno::ENOSPC);
+                return None;
+            };
+            record.store(parking.keeper.ledger.slot(number)?);
+            connection.slot = number;
+        }
+        Some(missing)
+    }
+
+    fn send_parked(&mut self, batch: &[(Key, [bool; 2])], failed: &mut Option<Errno>) {
+        let (table, Some(parking)) = (&self.table, self.means.parking.as_mut()) else { return };
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
+        let mut items = Vec::new();
+        for (key, missing) in batch {
+            if let Some(Entry::Connection(connection)) = table.get(*key) {
+                fds.extend(missing[0].then(|| connection.client.as_fd()));
+                fds.extend(connection.server.as_ref().filter(|_| missing[1]).map(AsFd::as_fd));
+                items.push(Item::sockets(*key, missing[0], missing[1]));
+            }
+        }
+        if fds.is_empty() {
+            return;
+        }
+        let result = parking.park(&fds, items);
+        for (key, missing) in batch {
+            let Some(Entry::Connection(connection)) = self.table.get_mut(*key) else { continue };
+            match result {
+                Ok(()) => (0..2).for_each(|side| connection.parked[side] |= missing[side]),
+                Err(errno) => {
+                    *failed = Some(errno);
+                    self.young.push_back((*key, self.now));
+                    if connection.parked == [false, false] {
+                        let slot = std::mem::replace(&mut connection.slot, NO_SLOT);
+                        parking.keeper.ledger.slot(slot).into_iter().for_each(Live::free);
+                        parking.free.push(slot);
+                    }
+                }
+            }
+        }
+    }
+
     /// Parks everything. Listeners are let go of and stay open: the store has them.
     pub(super) fn hand_over(&mut self) {
         for index in 0..self.doors.len() {
             self.keep_door_for_the_next(index);
         }
-        let mut parked = Parked::default();
-        for key in self.table.keys() {
-            if let Some(Entry::Connection(connection)) = self.table.remove(key) {
-                self.park(connection, &mut parked);
-            }
+        let keys = self.table.keys();
+        if self.crash_after.is_none() {
+            let in_use = |key: &Key| match self.table.get(*key) {
+                Some(Entry::Connection(c)) => [c.to_upstream.pipe, c.to_client.pipe],
+                _ => [None, None],
+            };
+            let pipes: Vec<_> = keys.iter().flat_map(in_use).flatten().collect();
+            pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, true));
         }
-        lock(&self.fleet.parked).push(parked);
-        self.fleet.worker_has_parked();
+        self.park(&keys);
+        let mut count = 0;
+        for key in keys {
+            let Some(Entry::Connection(connection)) = self.table.remove(key) else { continue };
+            count += u64::from(self.let_go_of_parked(connection));
+        }
+        self.fleet.worker_has_parked(self.index, count);
     }
 
-    fn park(&mut self, connection: Connection, parked: &mut Parked) {
+    /// Ends this process's part in a connection. True if the next one goes on with it.
+    fn let_go_of_parked(&mut self, connection: Connection) -> bool {
         let fleet = self.fleet.clone();
         let proxy = &fleet.proxies[usize::from(connection.proxy)];
         let upstream = connection.upstream.map(|index| &proxy.upstreams[usize::from(index)]);
-        if let Some(upstream) = upstream {
-            upstream.leave();
-        }
-        let peer = connection.peer;
-        let parts = connection.into_parts(&proxy.config.name, upstream.map_or("", |u| &u.name));
-        let result = parts.and_then(|(record, fds)| {
-            parked.lots.park(fds)?;
-            parked.records.push(record);
-            Ok(())
-        });
-        if let Err(errno) = result {
-            warn!(self.log, "cannot hand over the connection of {peer}: {}", errno.desc());
+        upstream.iter().for_each(|upstream| upstream.leave());
+        let is_whole = connection.parked[0] && (connection.server.is_none() || connection.parked[1]);
+        if is_whole {
+            record_of(&self.keeper, &connection).iter().for_each(|slot| connection.save(slot));
+        } else {
+            warn!(self.log, "cannot hand over the connection of {}", connection.peer);
+            self.release(connection, (true, true));
         }
         self.connections -= 1;
         fleet.connection_closed(proxy);
+        is_whole
     }
 
     /// Takes in this worker's share of what was handed over.
     pub(super) fn adopt_all(&mut self) {
-        let adopted = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
-        for (connection, proxy, upstream) in adopted {
-            self.adopt(connection, proxy, upstream);
+        let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
+        for placed in share {
+            self.adopt(placed);
         }
     }
 
-    fn adopt(&mut self, adopted: Adopted, proxy: u16, upstream: Option<u16>) {
+    fn adopt(&mut self, placed: Placed) {
+        let Placed { adopted, proxy, upstream, slot, places } = placed;
         let shared = &self.fleet.proxies[usize::from(proxy)];
         if let Some(index) = upstream {
             shared.upstreams[usize::from(index)].enter();
         }
-        let mut connection = Connection::adopted(adopted, proxy, upstream);
-        for half in [&connection.to_upstream, &connection.to_client] {
-            half.pipe.iter().for_each(|pipe| self.pipes.adopt(pipe));
+        let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
+        connection.slot = slot;
+        if connection.connect_until.is_some() && upstream.is_none() {
+            // It would be an upstream that nobody wants any more.
+            connection.server.take().iter().for_each(|server| socket::reset(server.as_fd()));
         }
         if let Some(until) = &mut connection.connect_until {
             *until = self.now + shared.config.connect_timeout.as_millis() as u64;
         }
+        connection.parked = [places[0].is_some(), places[1].is_some() && connection.server.is_some()];
+        let pipes: Vec<_> =
+            [connection.to_upstream.pipe, connection.to_client.pipe].into_iter().flatten().collect();
         self.connections += 1;
         let key = self.table.insert(Entry::Connection(connection));
+        if let Some(parking) = &mut self.means.parking {
+            for (place, side) in places.into_iter().zip([Side::Client, Side::Server]) {
+                if let Some((lot, message)) = place {
+                    parking.lots.note(lot, message, Item::socket(key, side));
+                }
+            }
+        }
+        // Once more: where it stands already it is noted by nobody.
+        pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, false));
+        if self.crash_after.is_some() {
+            self.young.push_back((key, 0));
+        }
         if !self.watch_both(key) {
             return self.end(key, End::Broken);
         }
-        match self.connection(key).is_some_and(|c| c.connect_until.is_some()) {
-            true => self.connect(key),
-            false => self.advance(key),
+        let Some(connection) = self.connection(key) else { return };
+        match (connection.connect_until, &connection.server) {
+            (Some(until), Some(_)) => self.arm(key, until),
+            (Some(_), None) => self.connect(key),
+            (None, _) => self.advance(key),
         }
         self.look_at_idle(key);
         self.look_at_drain(key);

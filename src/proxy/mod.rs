@@ -12,7 +12,9 @@ pub mod fault;
 mod fleet;
 mod flow;
 mod handing_over;
+mod keeping;
 mod listener;
+mod means;
 mod pipes;
 mod portable;
 mod proxy_protocol;
@@ -23,7 +25,7 @@ mod timers;
 mod upstream;
 mod worker;
 
-pub use fleet::{Fleet, Parked, Proxy};
+pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
 pub use stats::Totals;
 pub use upstream::Upstream;

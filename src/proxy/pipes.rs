@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use nix::errno::Errno;
 
+use super::slab::{Key, Slab};
 use crate::sys::pipe::Pipe;
 
 /// Bulk moves in pieces of up to 1 MiB, /proc/sys/fs/pipe-max-size of an untuned kernel.
@@ -21,20 +22,24 @@ const LARGE_MAX: usize = 8;
 const SPARE_MAX: usize = 32;
 
 pub struct Pipes {
-    spare: Vec<Pipe>,
+    table: Slab<Pipe>,
+    spare: Vec<Key>,
     large: usize,
     /// For the time when no more are to be had: it serves receivers that keep up.
-    last: Option<Pipe>,
+    last: Option<Key>,
     /// How many there are in all workers, which leaves less room for connections.
     count: Arc<AtomicU32>,
 }
 
 /// An empty pipe, and how it may be used.
+#[derive(Clone, Copy, Debug)]
 pub enum Taken {
     /// The direction may keep it while its receiver is slow.
-    Ample(Pipe),
+    Ample(Key),
+    /// The same, and nobody has had it before.
+    New(Key),
     /// It must be empty again at once: to be filled with no more than the sink takes.
-    Last(Pipe),
+    Last(Key),
 }
 
 impl Pipes {
@@ -44,11 +49,23 @@ impl Pipes {
     /// EMFILE, ENFILE: there is no file descriptor for the first pipe.
     pub fn new(count: Arc<AtomicU32>) -> Result<Pipes, Errno> {
         count.fetch_add(1, Relaxed);
-        let mut pipes = Pipes { spare: Vec::new(), large: 0, last: Some(Pipe::new(None)?), count };
-        if let Ok(Taken::Ample(hot)) = pipes.take() {
+        let mut table = Slab::default();
+        let last = Some(table.insert(Pipe::new(None)?));
+        let mut pipes = Pipes { table, spare: Vec::new(), large: 0, last, count };
+        if let Ok(Taken::New(hot)) = pipes.take() {
             pipes.put(hot);
         }
         Ok(pipes)
+    }
+
+    /// A pipe that was taken.
+    pub fn get(&self, key: Key) -> Option<&Pipe> {
+        self.table.get(key)
+    }
+
+    /// All pipes, those that are not in use included.
+    pub fn keys(&self) -> Vec<Key> {
+        self.table.keys()
     }
 
     /// An empty pipe.
@@ -60,37 +77,41 @@ impl Pipes {
             return Ok(Taken::Ample(pipe));
         }
         match Pipe::new((self.large < LARGE_MAX).then_some(LARGE)) {
-            Ok(pipe) => {
-                self.count.fetch_add(1, Relaxed);
-                self.large += usize::from(pipe.capacity() >= LARGE);
-                Ok(Taken::Ample(pipe))
-            }
+            Ok(pipe) => Ok(Taken::New(self.add(pipe))),
             Err(errno) => self.last.take().map(Taken::Last).ok_or(errno),
         }
     }
 
-    /// Counts one that came from the last incarnation, with bytes in it.
-    pub fn adopt(&mut self, pipe: &Pipe) {
+    /// Counts one more, which may be the last incarnation's with bytes in it.
+    pub fn add(&mut self, pipe: Pipe) -> Key {
         self.count.fetch_add(1, Relaxed);
         self.large += usize::from(pipe.capacity() >= LARGE);
+        self.table.insert(pipe)
     }
 
-    /// Takes an empty pipe back.
-    pub fn put(&mut self, pipe: Pipe) {
+    /// Takes an empty pipe back. False: there are enough, and it is closed.
+    pub fn put(&mut self, pipe: Key) -> bool {
         if self.last.is_none() {
-            self.large -= usize::from(pipe.capacity() >= LARGE);
+            self.large -= usize::from(self.is_large(pipe));
             self.last = Some(pipe);
         } else if self.spare.len() < SPARE_MAX {
             self.spare.push(pipe);
         } else {
             self.discard(pipe);
+            return false;
         }
+        true
     }
 
     /// Closes a pipe whose bytes are given up.
-    pub fn discard(&mut self, pipe: Pipe) {
+    pub fn discard(&mut self, pipe: Key) {
         self.count.fetch_sub(1, Relaxed);
-        self.large -= usize::from(pipe.capacity() >= LARGE);
+        self.large -= usize::from(self.is_large(pipe));
+        self.table.remove(pipe);
+    }
+
+    fn is_large(&self, pipe: Key) -> bool {
+        self.table.get(pipe).is_some_and(|pipe| pipe.capacity() >= LARGE)
     }
 }
 
@@ -98,9 +119,9 @@ impl Pipes {
 mod tests {
     use super::*;
 
-    fn ample(pipes: &mut Pipes) -> Pipe {
+    fn ample(pipes: &mut Pipes) -> Key {
         match pipes.take() {
-            Ok(Taken::Ample(pipe)) => pipe,
+            Ok(Taken::Ample(pipe) | Taken::New(pipe)) => pipe,
             _ => panic!("no pipe"),
         }
     }
@@ -111,13 +132,22 @@ mod tests {
         let mut pipes = Pipes::new(count.clone()).unwrap();
         let mut taken: Vec<_> = (0..LARGE_MAX + 2).map(|_| ample(&mut pipes)).collect();
         assert!(pipes.large <= LARGE_MAX);
-        assert!(taken[LARGE_MAX + 1].capacity() < LARGE);
+        assert!(pipes.get(taken[LARGE_MAX + 1]).unwrap().capacity() < LARGE);
         assert_eq!(count.load(Relaxed) as usize, LARGE_MAX + 3);
         let hot = taken.remove(0);
-        let capacity = hot.capacity();
-        taken.drain(..).for_each(|pipe| pipes.put(pipe));
+        assert!(taken.drain(..).all(|pipe| pipes.put(pipe)));
         pipes.put(hot);
-        assert_eq!(ample(&mut pipes).capacity(), capacity);
+        assert_eq!(ample(&mut pipes), hot);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_a_burst_needs() {
+        let count = Arc::new(AtomicU32::new(0));
+        let mut pipes = Pipes::new(count.clone()).unwrap();
+        let taken: Vec<_> = (0..SPARE_MAX + 5).map(|_| ample(&mut pipes)).collect();
+        let kept = taken.iter().filter(|pipe| pipes.put(**pipe)).count();
+        assert_eq!((kept, pipes.keys().len()), (SPARE_MAX, SPARE_MAX + 1));
+        assert_eq!(count.load(Relaxed) as usize, SPARE_MAX + 1);
     }
 
     #[test]
@@ -127,7 +157,7 @@ mod tests {
         assert!(pipes.spare.is_empty());
         pipes.put(other);
         assert!(pipes.last.is_some() && pipes.spare.is_empty());
-        kept.into_iter().for_each(|pipe| pipes.put(pipe));
+        kept.into_iter().for_each(|pipe| _ = pipes.put(pipe));
         assert_eq!(pipes.spare.len(), 1);
     }
 }

@@ -1,96 +1,119 @@
-//! A connection on its way to the next incarnation, and out of the last one.
+//! A connection and its record in the ledger: what is written of it while it lives, and how it is put
+//! together again.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
 
 use super::connection::{Connection, Half};
 use super::flow::Flow;
+use super::pipes::Pipes;
 use crate::handover::adopt::Adopted;
-use crate::handover::record::{Direction, Record};
+use crate::handover::record::{Flags, Live, NO_UPSTREAM, Record, Slot, State, Way};
 use crate::sys::socket;
 
+/// The number of no record.
+pub const NO_SLOT: u32 = u32::MAX;
+
 impl Connection {
-    /// Takes it apart: what is to be known of it, and everything that is to be parked. A goodbye that
-    /// was said is forgotten; the streams that it ended stay ended.
+    /// All that is known of it.
     ///
     /// # Errors
-    /// The kernel doesn't tell what a file descriptor is; the connection is closed then.
-    pub fn into_parts(self, proxy: &str, upstream: &str) -> Result<(Record, Vec<OwnedFd>), Errno> {
-        let mut fds = Vec::with_capacity(2);
-        let record = Record {
+    /// The kernel doesn't tell what a socket is.
+    pub fn record(&self, pipes: &Pipes) -> Result<Record, Errno> {
+        let server = self.server.as_ref().map_or(Ok(0), |server| socket::cookie(server.as_fd()));
+        let inode = |half: &Half| half.pipe.and_then(|key| pipes.get(key)).map_or(0, |pipe| pipe.inode());
+        Ok(Record {
+            state: State::Live,
+            flags: self.flags(),
+            proxy: self.proxy,
+            upstream: self.upstream.unwrap_or(NO_UPSTREAM),
             id: self.id,
-            proxy: proxy.to_owned(),
-            upstream: upstream.to_owned(),
-            peer: self.peer,
             client: socket::cookie(self.client.as_fd())?,
-            server: match &self.server {
-                Some(server) if self.connect_until.is_none() => socket::cookie(server.as_fd())?,
-                _ => 0,
-            },
+            server: server?,
             opened: self.opened,
+            peer: self.peer,
             last: self.last,
-            answer_due: self.answer_due,
-            client_ended: self.client_ended,
-            to_upstream: self.to_upstream.into_parts(&mut fds)?,
-            to_client: self.to_client.into_parts(&mut fds)?,
+            bytes: [self.to_upstream.flow.bytes, self.to_client.flow.bytes],
+            pipes: [inode(&self.to_upstream), inode(&self.to_client)],
+        })
+    }
+
+    fn flags(&self) -> Flags {
+        let half = |way, half: &Half| {
+            Flags::ended(way)
+                .when(half.flow.has_ended())
+                .and(Flags::over(way).when(half.flow.is_over()))
+                .and(Flags::source_broke(way).when(half.source_broke))
         };
-        fds.push(self.client);
-        fds.extend(self.server.filter(|_| record.server != 0));
-        Ok((record, fds))
+        Flags::ANSWER_DUE
+            .when(self.answer_due)
+            .and(Flags::CLIENT_ENDED.when(self.client_ended))
+            .and(Flags::CONNECTING.when(self.connect_until.is_some()))
+            .and(Flags::BROKEN.when(self.broken))
+            .and(half(Way::ToUpstream, &self.to_upstream))
+            .and(half(Way::ToClient, &self.to_client))
+    }
+
+    /// Brings its record up to date after a turn of the relay.
+    pub fn save(&self, slot: &Slot) {
+        slot.set_traffic(self.last, [self.to_upstream.flow.bytes, self.to_client.flow.bytes]);
+        slot.set_head(State::Live, self.flags(), self.proxy, self.upstream.unwrap_or(NO_UPSTREAM));
+    }
+
+    /// Notes the upstream that it has now, or that it has none.
+    pub fn save_server(&self, slot: &Slot) {
+        let cookie =
+            self.server.as_ref().map_or(0, |server| socket::cookie(server.as_fd()).unwrap_or_default());
+        slot.set_server(cookie);
+        self.save(slot);
+    }
+
+    /// Notes that it is about to be closed, and how.
+    pub fn save_end(&self, slot: &Slot, reset: (bool, bool)) {
+        let flags = Flags::RESET_CLIENT.when(reset.0).and(Flags::RESET_SERVER.when(reset.1));
+        slot.set_head(State::Closing, flags, self.proxy, self.upstream.unwrap_or(NO_UPSTREAM));
     }
 
     /// Puts one together again, under the proxy and the upstream that the configuration has now.
-    pub fn adopted(adopted: Adopted, proxy: u16, upstream: Option<u16>) -> Connection {
-        let Adopted { record, client, server, to_upstream, to_client } = adopted;
-        let mut connection = Connection::new(record.id, client, record.peer, proxy, record.opened);
-        connection.connect_until = server.is_none().then_some(0);
+    pub fn adopted(adopted: Adopted, proxy: u16, upstream: Option<u16>, pipes: &mut Pipes) -> Connection {
+        let Adopted { record, client, server, to_upstream, to_client, .. } = adopted;
+        let flags = record.flags;
+        let mut connection = Connection::new(record.id, client.fd, record.peer, proxy, record.opened);
+        let connecting = server.is_none() || flags.has(Flags::CONNECTING);
+        connection.connect_until = connecting.then_some(0);
         connection.upstream = upstream;
-        connection.server = server;
+        connection.server = server.map(|server| server.fd);
         connection.last = record.last;
-        connection.answer_due = record.answer_due;
-        connection.client_ended = record.client_ended;
-        for (half, direction, pipe) in [
-            (&mut connection.to_upstream, record.to_upstream, to_upstream),
-            (&mut connection.to_client, record.to_client, to_client),
+        connection.answer_due = flags.has(Flags::ANSWER_DUE);
+        connection.client_ended = flags.has(Flags::CLIENT_ENDED);
+        connection.broken = flags.has(Flags::BROKEN);
+        for (half, way, pipe) in [
+            (&mut connection.to_upstream, Way::ToUpstream, to_upstream),
+            (&mut connection.to_client, Way::ToClient, to_client),
         ] {
-            half.flow = flow(&direction);
-            half.pipe = pipe;
+            half.source_broke = flags.has(Flags::source_broke(way));
+            // What goes nowhere any more is not kept.
+            let pipe = pipe.filter(|_| !flags.has(Flags::over(way)));
+            half.flow =
+                flow(flags, way, record.bytes[way as usize], pipe.as_ref().map_or(0, |(_, held)| *held));
+            half.pipe = pipe.map(|(pipe, _)| pipes.add(pipe));
         }
         connection
     }
 }
 
-impl Half {
-    fn into_parts(self, fds: &mut Vec<OwnedFd>) -> Result<Direction, Errno> {
-        let mut direction = Direction {
-            bytes: self.flow.bytes,
-            held: self.flow.held,
-            pipe: 0,
-            ended: self.flow.has_ended(),
-            over: self.flow.is_over(),
-        };
-        if let (1.., Some(pipe)) = (self.flow.held, self.pipe) {
-            let (read, write) = pipe.into_ends();
-            direction.pipe = fstat(&read)?.st_ino;
-            fds.extend([read, write]);
-        }
-        Ok(direction)
-    }
-}
-
 /// A flow of which nothing is known but what the record says: both ends count as ready until the
 /// kernel says otherwise.
-fn flow(direction: &Direction) -> Flow {
+fn flow(flags: Flags, way: Way, bytes: u64, held: u32) -> Flow {
     let mut flow = Flow::default();
-    (flow.held, flow.bytes) = (direction.held, direction.bytes);
+    (flow.held, flow.bytes) = (held, bytes);
     flow.source_ready();
     flow.sink_ready();
-    if direction.ended {
+    if flags.has(Flags::ended(way)) {
         flow.end_source();
     }
-    if direction.over {
+    if flags.has(Flags::over(way)) {
         flow.finished();
     }
     flow

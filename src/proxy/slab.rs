@@ -44,6 +44,11 @@ impl<T> Slab<T> {
         Key { slot, generation: place.generation }
     }
 
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let place = self.chunks.get(key.slot as usize / CHUNK)?.get(key.slot as usize % CHUNK)?;
+        if place.generation == key.generation { place.entry.as_ref() } else { None }
+    }
+
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let place = self.chunks.get_mut(key.slot as usize / CHUNK)?.get_mut(key.slot as usize % CHUNK)?;
         if place.generation == key.generation { place.entry.as_mut() } else { None }

@@ -15,13 +15,16 @@ use super::accept::Door;
 use super::connection::{Connection, Turn};
 use super::drain::{Goodbye, Plan};
 use super::ending::Failures;
-use super::fleet::{Fleet, Proxy};
+use super::fleet::{Fleet, Proxy, lock};
+use super::means::{Means, Parking};
 use super::pipes::Pipes;
 use super::slab::{self, Key, Slab};
 use super::stats::Counters;
 use super::timers::Timers;
 use super::upstream::Probe;
 use crate::event::Event;
+use crate::handover::keeper::Keeper;
+use crate::handover::record::Slot;
 use crate::lifecycle::{StopLevel, StopToken};
 use crate::sys::clock::monotonic_ms;
 use crate::{Error, Result};
@@ -76,7 +79,19 @@ pub(super) struct Worker {
     pub table: Slab<Entry>,
     pub connections: usize,
     pub timers: Timers,
-    pub pipes: Pipes,
+    pub means: Means,
+    pub keeper: Option<Arc<Keeper>>,
+    /// From which age on connections outlive a crash, in milliseconds; None: they don't.
+    pub crash_after: Option<u64>,
+    /// Connections that are not parked yet, and since when they wait for it.
+    pub young: VecDeque<(Key, u64)>,
+    /// Parking has failed and is not tried before.
+    pub parking_rests_until: u64,
+    pub parking_failed: bool,
+    /// The lots are being tidied.
+    untidy: bool,
+    /// Its work has not come to an orderly end.
+    failed: bool,
     pub doors: Vec<Option<Door>>,
     /// Connections with more to move at once.
     pub ready: VecDeque<Key>,
@@ -96,8 +111,23 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     let epoll =
         Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
     let pipes = Pipes::new(fleet.pipes.clone()).map_err(|e| Error::system("making a pipe", e))?;
+    let parking = fleet.keeper.as_ref().map(|keeper| Parking {
+        keeper: keeper.clone(),
+        worker: index,
+        lots: lock(&fleet.lots[index]).take().unwrap_or_default(),
+        free: Vec::new(),
+    });
+    let mut means = Means { pipes, parking };
+    means.pipes.keys().into_iter().for_each(|pipe| means.park_pipe(pipe, false));
     let mut worker = Worker {
         plans: vec![None; fleet.proxies.len()],
+        keeper: fleet.keeper.clone(),
+        crash_after: fleet.keeper.as_ref().and_then(|keeper| keeper.crash_after),
+        young: VecDeque::new(),
+        parking_rests_until: 0,
+        parking_failed: false,
+        untidy: false,
+        failed: true,
         fleet,
         index,
         log,
@@ -105,7 +135,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         table: Slab::default(),
         connections: 0,
         timers: Timers::default(),
-        pipes,
+        means,
         doors: Vec::new(),
         ready: VecDeque::new(),
         hurried: false,
@@ -139,6 +169,9 @@ impl Worker {
             };
             stop.beat();
             self.now = monotonic_ms();
+            if let Some(keeper) = &self.keeper {
+                keeper.ledger.beat(self.index, self.now);
+            }
             for event in &events[..n] {
                 self.dispatch(Source::from_bits(event.data()), event.events(), stop);
             }
@@ -155,7 +188,10 @@ impl Worker {
             }
             self.forget_stale_timers();
             self.tend_doors();
+            self.park_aged();
+            self.untidy = self.means.tidy(&self.table);
         }
+        self.failed = false;
         Ok(())
     }
 
@@ -179,10 +215,13 @@ impl Worker {
 
     fn timeout(&self, longest: u64) -> EpollTimeout {
         let mut wait = match self.timers.next() {
-            _ if !self.ready.is_empty() => 0,
+            _ if self.untidy || !self.ready.is_empty() => 0,
             Some(at) => at.saturating_sub(self.now).min(longest),
             None => longest,
         };
+        if let Some(at) = self.parks_at() {
+            wait = wait.min(at.max(self.parking_rests_until).saturating_sub(self.now));
+        }
         if self.doors_wait() {
             wait = wait.min(RETRY_SCARCE);
         }
@@ -243,7 +282,8 @@ impl Worker {
             return;
         }
         let sent = (connection.to_upstream.flow.bytes, connection.to_client.flow.bytes);
-        let turn = connection.relay(&mut self.pipes, self.now);
+        let record = record_of(&self.keeper, connection);
+        let turn = connection.relay(&mut self.means, record, self.now);
         let counters = &self.fleet.proxies[usize::from(connection.proxy)].counters[self.index];
         counters.bytes_to_upstream.add(connection.to_upstream.flow.bytes - sent.0);
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
@@ -339,23 +379,35 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Leaves nothing to do after an orderly end. After a panic or an error the peers see a reset,
-    /// not an end that passes for the whole, and nobody waits for what this worker had.
+    /// Leaves nothing to do after an orderly end. After a panic or an error the next incarnation goes on
+    /// with what is parked; the peers of the others see a reset, not an end that passes for the whole, and
+    /// nobody waits for what this worker had.
     fn drop(&mut self) {
         for key in self.table.keys() {
             if let Some(Entry::Connection(connection)) = self.table.remove(key) {
-                let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+                let fleet = self.fleet.clone();
+                let proxy = &fleet.proxies[usize::from(connection.proxy)];
                 if let Some(upstream) = connection.upstream {
                     proxy.upstreams[usize::from(upstream)].leave();
                 }
-                connection.close(&mut self.pipes, (true, true));
-                self.fleet.connection_closed(proxy);
+                if connection.parked == [false, false] {
+                    self.release(connection, (true, true));
+                }
+                fleet.connection_closed(proxy);
             }
         }
         for index in 0..self.doors.len() {
             self.shut_door(index);
         }
+        if self.failed {
+            self.fleet.worker_has_failed(self.index);
+        }
     }
+}
+
+/// The record of a connection, if it has one.
+pub(super) fn record_of<'a>(keeper: &'a Option<Arc<Keeper>>, connection: &Connection) -> Option<&'a Slot> {
+    keeper.as_ref()?.ledger.slot(connection.slot)
 }
 
 /// How a connection came to its end.

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod handshakes;
 pub mod limits;
+pub mod memory;
 pub(crate) mod passed;
 pub mod pipe;
 pub mod rights;

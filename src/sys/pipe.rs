@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::stat::fstat;
 use nix::unistd::{pipe2, write};
 
 /// A pipe with both ends in this process.
@@ -13,6 +14,7 @@ pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     capacity: u32,
+    inode: u64,
 }
 
 impl Pipe {
@@ -29,7 +31,8 @@ impl Pipe {
             Some(size) => size,
             None => fcntl(&write, FcntlArg::F_GETPIPE_SZ)?,
         };
-        Ok(Pipe { read, write, capacity: capacity as u32 })
+        let inode = fstat(&read)?.st_ino;
+        Ok(Pipe { read, write, capacity: capacity as u32, inode })
     }
 
     /// A pipe out of the ends that another process had.
@@ -38,12 +41,18 @@ impl Pipe {
     /// EBADF: they are no pipe.
     pub fn of(read: OwnedFd, write: OwnedFd) -> Result<Pipe, Errno> {
         let capacity = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as u32;
-        Ok(Pipe { read, write, capacity })
+        let inode = fstat(&read)?.st_ino;
+        Ok(Pipe { read, write, capacity, inode })
     }
 
     /// Its ends, for reading and for writing.
-    pub fn into_ends(self) -> (OwnedFd, OwnedFd) {
-        (self.read, self.write)
+    pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.read.as_fd(), self.write.as_fd()]
+    }
+
+    /// The kernel's number for it.
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// How many bytes it takes at the most.

@@ -14,7 +14,7 @@ pub const MOST_AT_ONCE: usize = 253;
 ///
 /// # Errors
 /// EAGAIN: the queue is full. ETOOMANYREFS: more in flight than RLIMIT_NOFILE.
-pub fn send(socket: BorrowedFd<'_>, fds: &[OwnedFd]) -> Result<(), Errno> {
+pub fn send(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -23,7 +23,15 @@ pub fn send(socket: BorrowedFd<'_>, fds: &[OwnedFd]) -> Result<(), Errno> {
 
 /// Begins a walk through the queue of `socket` at its head: SO_PEEK_OFF, socket(7).
 pub fn start_walk(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    let head: libc::c_int = 0;
+    set_peek_offset(socket, 0)
+}
+
+/// Ends a walk: a look at the queue begins at its head again.
+pub fn stop_walk(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_peek_offset(socket, -1)
+}
+
+fn set_peek_offset(socket: BorrowedFd<'_>, offset: libc::c_int) -> Result<(), Errno> {
     // SAFETY: the kernel reads one int, to which the pointer points for the whole call. nix has no
     // such option.
     let result = unsafe {
@@ -31,11 +39,22 @@ pub fn start_walk(socket: BorrowedFd<'_>) -> Result<(), Errno> {
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_PEEK_OFF,
-            (&raw const head).cast(),
-            size_of_val(&head) as libc::socklen_t,
+            (&raw const offset).cast(),
+            size_of_val(&offset) as libc::socklen_t,
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// Takes the first message off the queue and closes what is in it.
+///
+/// # Errors
+/// EAGAIN: the queue is empty.
+pub fn discard(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    // Without room for them the kernel closes the file descriptors: MSG_CTRUNC, unix(7).
+    recvmsg::<()>(socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT).map(drop)
 }
 
 /// Duplicates of the file descriptors in the next message of the walk, close-on-exec; they stay in the

@@ -35,7 +35,8 @@ impl Damaged {
     /// New clients are served, the store is clean, and the next restart is an ordinary one.
     fn serves(&mut self) {
         let new = pair(self.port.address(), &self.upstream);
-        assert_eq!((self.store.count(LEDGER), self.store.count(LOT)), (0, 0));
+        self.store.wait_count(LEDGER, 1);
+        self.store.wait_count(LOT, 4);
         self.store.wait_count(LISTENER, 1);
         self.store.restart(setup(self.port.address(), &self.upstream.address));
         talk(&new.0, &new.1);

@@ -44,12 +44,12 @@ pub struct Store {
     shuffles: u64,
 }
 
-/// What a restart was.
+/// What a restart, or a kill and the start after it, was.
 #[derive(Debug)]
 pub struct Restarted {
     /// How the old incarnation ended.
     pub end: End,
-    /// From SIGTERM to READY=1 of the new one.
+    /// From the signal to READY=1 of the new one.
     pub pause: Duration,
 }
 
@@ -133,6 +133,15 @@ impl Store {
         let names = self.names();
         self.held.lock().unwrap().entries.clear();
         (end, names)
+    }
+
+    /// SIGKILL, and the next incarnation, up and ready.
+    pub fn kill(&mut self, setup: Setup) -> Restarted {
+        let began = Instant::now();
+        self.daemon().signal(Signal::SIGKILL);
+        let end = self.wait_killed();
+        self.spawn(setup);
+        Restarted { end, pause: began.elapsed() }
     }
 
     /// Waits for the end of an incarnation that was killed. The store is kept.

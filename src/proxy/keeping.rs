@@ -1,0 +1,151 @@
+//! What all workers share of the handover: the estate of the last incarnation is divided among them, and
+//! theirs is gathered for the next.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::fleet::{Command, Fleet, Placed, Proxy, lock};
+use super::means::Item;
+use super::portable::NO_SLOT;
+use crate::handover::adopt::{Adopted, Estate, Found, LeftLot};
+use crate::handover::keeper::Keeper;
+use crate::handover::ledger::{Ledger, LotEntry, Names};
+use crate::handover::lot::{Lot, Lots};
+use crate::handover::record::NO_UPSTREAM;
+use crate::sys::pipe::Pipe;
+use crate::systemd::notify::Notifier;
+use crate::{Error, Result};
+
+impl Fleet {
+    /// Finds the proxy and the upstream of connections. Those of a proxy that is no longer configured get one
+    /// that takes in nobody and drains.
+    pub(super) fn adopt(&mut self, connections: Vec<Adopted>) {
+        for adopted in connections {
+            let (name, upstream) = &adopted.names;
+            let known = self.proxies.iter().position(|p| p.config.name == *name);
+            let index = known.unwrap_or_else(|| {
+                self.proxies.push(Proxy::departed(name, self.mailboxes.len()));
+                self.proxies.len() - 1
+            });
+            let proxy = &self.proxies[index];
+            let upstream = upstream.as_ref();
+            let upstream = upstream.and_then(|name| proxy.upstreams.iter().position(|u| u.name == *name));
+            proxy.active.fetch_add(1, Relaxed);
+            self.active.fetch_add(1, Relaxed);
+            self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
+            self.adoptable.push((adopted, index as u16, upstream.map(|index| index as u16)));
+        }
+    }
+
+    /// Has connections outlive this process, and takes over those that the last one left: from here on its
+    /// ledger is void, and one of our own holds.
+    ///
+    /// # Errors
+    /// The system refuses the memory for the ledger, or file descriptors for the lots.
+    pub fn keep(
+        &mut self,
+        estate: &mut Estate,
+        crash_after: Option<Duration>,
+        notifier: &Notifier,
+    ) -> Result<()> {
+        let names: Names = self
+            .proxies
+            .iter()
+            .map(|p| (p.config.name.clone(), p.upstreams.iter().map(|u| u.name.clone()).collect()))
+            .collect();
+        let is_new = estate.ledger.is_none();
+        let ledger = Ledger::prepare(&names, self.workers(), self.limit, estate.ledger.take())?;
+        let crash_after = crash_after.map(|after| after.as_millis() as u64);
+        let keeper = Keeper::new(ledger, crash_after, notifier.clone(), estate.tries);
+        let homes = self.take_lots(estate, &keeper)?;
+        self.place(&keeper.ledger, &homes);
+        keeper.ledger.begin();
+        if is_new || estate.litter {
+            keeper.store_ledger(estate.litter)?;
+        }
+        for (worker, lots) in self.lots.iter().enumerate() {
+            if crash_after.is_some() && lock(lots).is_none() {
+                let lot = Lot::new().map_err(|e| Error::system("making a parking lot", e))?;
+                if keeper.add_lot(worker, &lot) {
+                    *lock(lots) = Some(Lots::new(vec![lot]));
+                }
+            }
+        }
+        self.keeper = Some(Arc::new(keeper));
+        Ok(())
+    }
+
+    /// Gives the lots that the last incarnation left to the workers; tells for each who has it now, and as which
+    /// of his. Where the store is to be cleared there are none.
+    fn take_lots(&mut self, estate: &mut Estate, keeper: &Keeper) -> Result<Vec<(usize, usize)>> {
+        let left = std::mem::take(&mut estate.lots);
+        if estate.litter {
+            return Ok(Vec::new());
+        }
+        let mut of_workers: Vec<Vec<Lot<Item>>> = (0..self.workers()).map(|_| Vec::new()).collect();
+        let mut homes = Vec::new();
+        for LeftLot { entry, near, far, messages } in left {
+            let worker = entry.worker as usize % self.workers();
+            keeper.ledger.add_lot(LotEntry { worker: worker as u64, ..entry });
+            homes.push((worker, of_workers[worker].len()));
+            of_workers[worker].push(Lot::left(near, far, &messages));
+        }
+        for (lots, of_worker) in self.lots.iter().zip(of_workers).filter(|(_, lots)| !lots.is_empty()) {
+            *lock(lots) = Some(Lots::new(of_worker));
+        }
+        Ok(homes)
+    }
+
+    /// Gives the connections to the workers whose lots they stand in, and each a record.
+    fn place(&mut self, ledger: &Ledger, homes: &[(usize, usize)]) {
+        let mut slots = std::iter::from_fn(|| ledger.take_chunk()).flatten();
+        for (number, (mut adopted, proxy, upstream)) in self.adoptable.drain(..).enumerate() {
+            let place = |found: &Found| homes.get(found.place.0).map(|home| (home.1, found.place.1));
+            let places = [place(&adopted.client), adopted.server.as_ref().and_then(place)];
+            let home = homes.get(adopted.client.place.0).map(|home| home.0);
+            let worker = home.unwrap_or(number % self.adopted.len());
+            let mut slot = NO_SLOT;
+            if let Some(free) = slots.next() {
+                slot = free;
+                adopted.record.proxy = proxy;
+                adopted.record.upstream = upstream.unwrap_or(NO_UPSTREAM);
+                adopted.record.server = if adopted.server.is_some() { adopted.record.server } else { 0 };
+                let pipe = |pipe: &Option<(Pipe, u32)>| pipe.as_ref().map_or(0, |(pipe, _)| pipe.inode());
+                adopted.record.pipes = [pipe(&adopted.to_upstream), pipe(&adopted.to_client)];
+                ledger.slot(slot).iter().for_each(|slot| adopted.record.store(slot));
+            }
+            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places });
+        }
+    }
+
+    /// Has all workers hand over what they have; gives the number of connections when all have done so, or None
+    /// at `until`. What failed workers had parked goes on as well.
+    pub fn hand_over(&self, until: Instant) -> Option<u64> {
+        self.tell_all(Command::HandOver);
+        let all = || lock(&self.have_parked).len() == self.workers();
+        self.wait_until(until, all).then(|| self.handed_over.load(Relaxed))
+    }
+
+    pub(super) fn worker_has_parked(&self, worker: usize, connections: u64) {
+        self.handed_over.fetch_add(connections, Relaxed);
+        lock(&self.have_parked).insert(worker);
+        self.notify();
+    }
+
+    pub(super) fn worker_has_failed(&self, worker: usize) {
+        self.failed.store(true, Relaxed);
+        self.keeper.iter().for_each(|keeper| keeper.has_failed());
+        self.worker_has_parked(worker, 0);
+    }
+
+    /// A worker has panicked or given up.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    /// What outlives the process, where there is a store.
+    pub fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_deref()
+    }
+}

@@ -1,0 +1,191 @@
+//! What a worker relays with: its pipes, and the lots in which duplicates of everything in use wait
+//! for the next incarnation, should this one end without a word.
+//!
+//! Invariant: a pipe stands in a lot before it has held a byte, and a connection before it has a
+//! record that says so.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::pipes::{Pipes, Taken};
+use super::slab::{Key, Slab};
+use super::worker::{Entry, Side};
+use crate::handover::keeper::Keeper;
+use crate::handover::lot::Lots;
+use crate::sys::pipe::Pipe;
+
+/// Pipes, and lots where there is a store.
+pub(super) struct Means {
+    pub pipes: Pipes,
+    pub parking: Option<Parking>,
+}
+
+/// A worker's lots.
+pub(super) struct Parking {
+    pub keeper: Arc<Keeper>,
+    pub worker: usize,
+    pub lots: Lots<Item>,
+    /// Records that nobody has.
+    pub free: Vec<u32>,
+}
+
+/// What stands in a lot: the sockets of a connection or a pipe, as 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item(u64);
+
+const KIND: u32 = 30;
+const CLIENT: u64 = 0;
+const SERVER: u64 = 1;
+const BOTH: u64 = 2;
+const PIPE: u64 = 3;
+
+impl Item {
+    /// The sockets of a connection: the client's, the upstream's or both.
+    pub fn sockets(key: Key, client: bool, server: bool) -> Item {
+        let kind = match (client, server) {
+            (true, false) => CLIENT,
+            (false, _) => SERVER,
+            (true, true) => BOTH,
+        };
+        Item::new(key, kind)
+    }
+
+    /// One socket of a connection.
+    pub(super) fn socket(key: Key, side: Side) -> Item {
+        Item::sockets(key, side == Side::Client, side == Side::Server)
+    }
+
+    /// A pipe.
+    pub fn pipe(key: Key) -> Item {
+        Item::new(key, PIPE)
+    }
+
+    fn new(key: Key, kind: u64) -> Item {
+        Item(u64::from(key.generation) << 32 | kind << KIND | u64::from(key.slot))
+    }
+
+    fn key(self) -> Key {
+        Key { slot: self.0 as u32 & ((1 << KIND) - 1), generation: (self.0 >> 32) as u32 }
+    }
+
+    fn kind(self) -> u64 {
+        self.0 >> KIND & 3
+    }
+}
+
+impl Means {
+    /// An empty pipe; a new one is parked first.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE: the caller tries again later.
+    pub fn take(&mut self) -> Result<Taken, Errno> {
+        let taken = self.pipes.take()?;
+        if let Taken::New(key) = taken {
+            self.park_pipe(key, false);
+        }
+        Ok(taken)
+    }
+
+    /// Takes an empty pipe back.
+    pub fn put(&mut self, pipe: Key) {
+        if !self.pipes.put(pipe) {
+            self.forget_pipe();
+        }
+    }
+
+    /// Closes a pipe whose bytes are given up.
+    pub fn discard(&mut self, pipe: Key) {
+        self.pipes.discard(pipe);
+        self.forget_pipe();
+    }
+
+    fn forget_pipe(&mut self) {
+        if let Some(parking) = self.parking.as_mut().filter(|parking| parking.keeper.crash_after.is_some()) {
+            parking.lots.forget(2);
+        }
+    }
+
+    /// So many file descriptors that stand in the lots are not needed any more.
+    pub fn forget(&mut self, fds: usize) {
+        if let Some(parking) = &mut self.parking {
+            parking.lots.forget(fds);
+        }
+    }
+
+    /// Parks a pipe, where connections outlive a crash or `at_once`. Should it fail, the connection with
+    /// bytes in it ends.
+    pub fn park_pipe(&mut self, key: Key, at_once: bool) {
+        let wanted = |parking: &&mut Parking| at_once || parking.keeper.crash_after.is_some();
+        let Some(parking) = self.parking.as_mut().filter(wanted) else { return };
+        if let Some(pipe) = self.pipes.get(key) {
+            let _ = parking.park(&pipe.ends(), vec![Item::pipe(key)]);
+        }
+    }
+
+    /// Takes the next step of making the lots tidy, if that is to be done. False: there is nothing more to do.
+    pub fn tidy(&mut self, table: &Slab<Entry>) -> bool {
+        let Some(parking) = self.parking.as_mut().filter(|parking| parking.lots.is_untidy()) else {
+            return false;
+        };
+        let pipes = &self.pipes;
+        if parking.lots.tidy(|item| find(*item, table, pipes)).is_err() {
+            parking.lots.rest();
+            return false;
+        }
+        parking.lots.is_untidy()
+    }
+}
+
+impl Parking {
+    /// Parks duplicates of these.
+    ///
+    /// # Errors
+    /// As [`Lots::park`].
+    pub fn park(&mut self, fds: &[BorrowedFd<'_>], items: Vec<Item>) -> Result<(), Errno> {
+        let Parking { keeper, worker, lots, .. } = self;
+        lots.park(fds, items, |lot| keeper.add_lot(*worker, lot))
+    }
+
+    /// The number of a record that nobody has; None: there are no more.
+    pub fn take_slot(&mut self) -> Option<u32> {
+        if self.free.is_empty() {
+            self.free.extend(self.keeper.ledger.take_chunk()?.rev());
+        }
+        self.free.pop()
+    }
+}
+
+/// The file descriptors of an item, as far as they are needed.
+fn find<'a>(item: Item, table: &'a Slab<Entry>, pipes: &'a Pipes) -> [Option<BorrowedFd<'a>>; 2] {
+    if item.kind() == PIPE {
+        return pipes.get(item.key()).map_or([None, None], |pipe: &Pipe| pipe.ends().map(Some));
+    }
+    let Some(Entry::Connection(connection)) = table.get(item.key()) else { return [None, None] };
+    let client = connection.parked[0].then(|| connection.client.as_fd());
+    let server = connection.server.as_ref().filter(|_| connection.parked[1]).map(AsFd::as_fd);
+    match item.kind() {
+        CLIENT => [client, None],
+        SERVER => [server, None],
+        _ => [client, server],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_says_what_it_is() {
+        let key = Key { slot: (1 << KIND) - 1, generation: u32::MAX - 1 };
+        for (item, kind) in [
+            (Item::sockets(key, true, false), CLIENT),
+            (Item::sockets(key, false, true), SERVER),
+            (Item::sockets(key, true, true), BOTH),
+            (Item::pipe(key), PIPE),
+        ] {
+            assert_eq!((item.key(), item.kind()), (key, kind));
+        }
+    }
+}
