@@ -146,9 +146,22 @@ impl Store {
 
     /// Waits for the end of an incarnation that was killed. The store is kept.
     pub fn wait_killed(&mut self) -> End {
+        self.wait_died(Signal::SIGKILL)
+    }
+
+    /// Waits for the end of an incarnation by a signal. The store is kept.
+    pub fn wait_died(&mut self, signal: Signal) -> End {
         let end = self.daemon.take().expect("one runs").wait_end();
         self.manager.settle();
-        assert_eq!(end.signal, Some(Signal::SIGKILL as i32), "{:#?}", end.lines);
+        assert_eq!(end.signal, Some(signal as i32), "{:#?}", end.lines);
+        end
+    }
+
+    /// Waits for the end of an incarnation that fails with this exit code. The store is kept.
+    pub fn wait_failed(&mut self, code: i32) -> End {
+        let end = self.daemon.take().expect("one runs").wait_end();
+        self.manager.settle();
+        assert_eq!(end.code, Some(code), "{:#?}", end.lines);
         end
     }
 

@@ -1,0 +1,99 @@
+//! SIGKILL, a panic and an abort: connections of all kinds live on.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{ALWAYS, Port, adopted, pair, proxy};
+use crate::support::crowd::{Crowd, Mix};
+use crate::support::drained::{Setup, alone, raise_descriptors};
+use crate::support::peers::{Ended, Listener, end_of, talk};
+use crate::support::store::{LEDGER, LISTENER, LOT, Store};
+
+const KILLS: usize = 15;
+const MIX: Mix = Mix { idle: 20, replies: 20, streams: 24, halves: 10 };
+const CONNECTIONS: u64 = 74;
+
+/// Connections outlive a crash from this age on.
+fn after(crash_after: &str, port: &Port, upstream: &Listener) -> Setup {
+    let handover = format!("{ALWAYS}crash_after = \"{crash_after}\"\n");
+    Setup::new(&(handover + &proxy("p", &[port.address()], &upstream.address)))
+}
+
+/// Kills it again and again, with connections older than `age`.
+fn kills(crash_after: &str, age: Duration) {
+    let _alone = alone();
+    raise_descriptors();
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let setup = || after(crash_after, &port, &upstream);
+    let mut store = Store::start(setup());
+    store.wait_count(LISTENER, 1);
+    let crowd = Crowd::gather(port.address(), &upstream, MIX);
+    // What makes a connection old enough is time, so here is nothing but time to wait for.
+    std::thread::sleep(age);
+    for round in 0..KILLS {
+        let pause = store.kill(setup()).pause;
+        let longest = crowd.replies.longest();
+        println!("kill {round}: ready again in {pause:?}, longest reply {longest:?}");
+        assert_eq!(adopted(&store), (1, CONNECTIONS));
+        assert_eq!((store.count(LEDGER), store.count(LOT)), (1, 4), "the store grows");
+    }
+    crowd.finish();
+}
+
+#[test]
+fn connections_older_than_a_second_live_on() {
+    kills("1s", Duration::from_millis(1_500));
+}
+
+#[test]
+fn without_an_age_every_connection_that_was_used_lives_on() {
+    kills("0s", Duration::ZERO);
+}
+
+#[test]
+fn where_they_never_outlive_a_crash_they_end() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let mut store = Store::start(after("never", &port, &upstream));
+    store.wait_count(LISTENER, 1);
+    let held = pair(port.address(), &upstream);
+    store.kill(after("never", &port, &upstream));
+    assert_eq!(adopted(&store), (1, 0));
+    // The end of the process is theirs, however the kernel says it.
+    let _ = (end_of(&held.0), end_of(&held.1));
+    // And a restart hands over all the same.
+    let held = pair(port.address(), &upstream);
+    store.restart(after("never", &port, &upstream));
+    assert_eq!(adopted(&store), (1, 1));
+    talk(&held.0, &held.1);
+}
+
+#[test]
+fn a_worker_that_panics_is_like_a_kill() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let setup = || after("0s", &port, &upstream);
+    let mut store = Store::start(setup().env("DRAINED_TEST_FAULT", "worker-panic:9"));
+    store.wait_count(LISTENER, 1);
+    let held: Vec<_> = (0..8).map(|_| pair(port.address(), &upstream)).collect();
+    let ninth = crate::support::peers::connect(port.address());
+    let end = store.wait_failed(70);
+    assert!(end.says("event=handed-over"), "{:#?}", end.lines);
+    store.spawn(setup());
+    assert_eq!(adopted(&store), (1, 8));
+    held.iter().for_each(|(client, server)| talk(client, server));
+    assert_eq!(end_of(&ninth), Ended::Reset, "it was too young");
+}
+
+#[test]
+fn a_watchdog_abort_is_like_a_kill() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let setup = || after("0s", &port, &upstream);
+    let mut store = Store::start(setup());
+    store.wait_count(LISTENER, 1);
+    let held: Vec<_> = (0..8).map(|_| pair(port.address(), &upstream)).collect();
+    store.daemon().signal(Signal::SIGABRT);
+    store.wait_died(Signal::SIGABRT);
+    store.spawn(setup());
+    assert_eq!(adopted(&store), (1, 8));
+    held.iter().for_each(|(client, server)| talk(client, server));
+}
