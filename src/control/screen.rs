@@ -32,8 +32,9 @@ pub fn render(status: &Status) -> String {
     ];
     let adopted = &status.adopted;
     if adopted.listeners + adopted.connections > 0 {
+        let pause = adopted.pause_ms.map_or(String::new(), |pause| format!(", after a pause of {pause} ms"));
         lines.push(format!(
-            "Taken over at the start: {} and {}",
+            "Taken over at the start: {} and {}{pause}",
             counted(adopted.listeners, "listener"),
             counted(adopted.connections, "connection")
         ));
@@ -180,6 +181,8 @@ web       running  tcp           12     0      1234        0    0       0      1
         assert!(render(&status).contains(
             "Draining: 13 connections left\nTaken over at the start: 0 listeners and 1 connection\n"
         ));
+        status.adopted.pause_ms = Some(31);
+        assert!(render(&status).contains("1 connection, after a pause of 31 ms\n"));
         status.state = State::Running;
         status.proxies.clear();
         assert!(render(&status).contains("No proxy is configured"));

@@ -32,6 +32,10 @@ pub struct Adopted {
     pub listeners: u64,
     /// How many.
     pub connections: u64,
+    /// Milliseconds that the connections had to wait; after a crash at the most. Null where nothing was taken
+    /// over.
+    #[serde(default)]
+    pub pause_ms: Option<u64>,
 }
 
 /// One proxy.
@@ -184,7 +188,7 @@ mod tests {
         };
         let json = concat!(
             r#"{"version":"0.1.0","pid":7,"state":"handing-over","uptime_s":3,"#,
-            r#""adopted":{"listeners":0,"connections":0},"#,
+            r#""adopted":{"listeners":0,"connections":0,"pause_ms":null},"#,
             r#""proxies":{"web":{"state":"running","protocol":"tcp","#,
             r#""connections":{"active":1,"held":0,"accepted":2,"drained":0,"cut":0,"failed":0},"#,
             r#""bytes":{"to_upstream":5,"to_client":6},"#,

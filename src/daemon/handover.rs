@@ -73,9 +73,8 @@ pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> 
     Ok(())
 }
 
-/// Says what was found, and that what was taken out is ours again. Listeners that are left over are
-/// closed.
-pub fn say_adopted(fleet: &Fleet, estate: Estate, handle: &Handle, log: &Logger) {
+/// Says what was found by a process that began at `began`. Listeners that are left over are closed.
+pub fn say_adopted(fleet: &Fleet, estate: Estate, began: Instant, handle: &Handle, log: &Logger) {
     for what in &estate.let_go {
         warn!(log, "let go of {what}"; Event::LetGo);
     }
@@ -85,9 +84,13 @@ pub fn say_adopted(fleet: &Fleet, estate: Estate, handle: &Handle, log: &Logger)
     let (listeners, connections) = fleet.adopted_counts;
     if listeners + connections > 0 {
         let pause = estate.stopped.or(estate.alive).map(|at| monotonic_ms().saturating_sub(at));
+        pause.iter().for_each(|pause| _ = fleet.pause_ms.set(*pause));
         // Without a word at the end, the last sign of life says when that was at the earliest.
-        let most = if estate.stopped.is_none() { " at most" } else { "" };
-        let after = pause.map_or(String::new(), |pause| format!(" after a pause of{most} {pause} ms"));
+        let most = if estate.stopped.is_none() { "at most " } else { "" };
+        let ours = began.elapsed().as_millis();
+        let after = pause.map_or(String::new(), |pause| {
+            format!(" after a pause of {most}{pause} ms, {ours} ms of it since this process began")
+        });
         info!(log, "adopted {connections} connections and {listeners} listeners{after}"; Event::Adopted,
             "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
     }

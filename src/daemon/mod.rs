@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slog::{Level, Logger, info, o, warn};
 
@@ -46,13 +46,14 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Exit 71: the system refused, an address in use for one. Exit 78: systemd passed other sockets
 /// than the configuration names.
 pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outcome> {
+    let began = Instant::now();
     let (log, log_thread) = journal::open(level);
-    let result = start(signals, config, &log);
+    let result = start(signals, config, began, &log);
     log_thread.flush(LOG_FLUSH);
     result
 }
 
-fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcome> {
+fn start(signals: BlockedSignals, config: Config, began: Instant, log: &Logger) -> Result<Outcome> {
     let fd_limit = limits::raise_file_descriptors()?;
     let mut passed = listen_fds::take()?;
     let workers = config.daemon.workers.unwrap_or_else(cores);
@@ -80,7 +81,7 @@ fn start(signals: BlockedSignals, config: Config, log: &Logger) -> Result<Outcom
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
     Ok(life.run(|handle| {
         announce_start(&config, &fleet, handle, log);
-        handover::say_adopted(&fleet, estate, handle, log);
+        handover::say_adopted(&fleet, estate, began, handle, log);
         if config.handover != handover::NEVER {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }

@@ -67,7 +67,11 @@ pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
         pid: process::id(),
         state,
         uptime_s: handle.since().elapsed().as_secs(),
-        adopted: Adopted { listeners: fleet.adopted_counts.0, connections: fleet.adopted_counts.1 },
+        adopted: Adopted {
+            listeners: fleet.adopted_counts.0,
+            connections: fleet.adopted_counts.1,
+            pause_ms: fleet.pause_ms.get().copied(),
+        },
         proxies,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -40,6 +40,8 @@ pub struct Fleet {
     pub proxies: Vec<Proxy>,
     /// Listeners and connections that the last incarnation left.
     pub adopted_counts: (u64, u64),
+    /// How long those connections had to wait, once that is known.
+    pub pause_ms: OnceLock<u64>,
     pub(super) mailboxes: Vec<Mailbox>,
     /// How many connections fit the file descriptor limit, all proxies together.
     pub(super) limit: u32,
@@ -140,6 +142,7 @@ impl Fleet {
         let mut fleet = Fleet {
             proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
             adopted_counts: (0, 0),
+            pause_ms: OnceLock::new(),
             adopted: (0..workers).map(|_| Mutex::default()).collect(),
             keeper: None,
             adoptable: Vec::new(),

@@ -150,6 +150,8 @@ impl Worker {
             let Some(Entry::Connection(connection)) = self.table.remove(key) else { continue };
             count += u64::from(self.let_go_of_parked(connection));
         }
+        // The lots are the next one's now: nothing in them is dead because nobody here needs it.
+        self.means.parking = None;
         self.fleet.worker_has_parked(self.index, count);
     }
 

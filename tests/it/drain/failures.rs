@@ -31,7 +31,8 @@ fn a_signal_to_any_single_thread_stops_the_daemon() {
 #[cfg(debug_assertions)]
 fn a_worker_that_panics_resets_its_connections_and_the_others_are_drained() {
     let upstream = Listener::new();
-    let drained = Setup::proxy(&upstream.address, "").env("DRAINED_TEST_FAULT", "worker-panic:9").start();
+    let never = "[handover]\ncrash_after = \"never\"";
+    let drained = Setup::proxy(&upstream.address, never).env("DRAINED_TEST_FAULT", "worker-panic:9").start();
     let pairs: Vec<_> = (0..8).map(|_| pair(&drained, &upstream)).collect();
     for (client, _) in &pairs {
         (&*client).write_all(b"?").unwrap();

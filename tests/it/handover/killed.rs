@@ -51,6 +51,29 @@ fn without_an_age_every_connection_that_was_used_lives_on() {
     kills("0s", Duration::ZERO);
 }
 
+/// Each connection is parked by itself, so the lots are tidied at once and all the time.
+#[test]
+fn in_the_midst_of_tidying_too() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let setup = || after("0s", &port, &upstream);
+    let mut store = Store::start(setup());
+    store.wait_count(LISTENER, 1);
+    let mut held = Vec::new();
+    for round in 0..6 {
+        held.extend((0..250).map(|_| pair(port.address(), &upstream)));
+        if round % 2 == 0 {
+            store.kill(setup())
+        } else {
+            store.restart(setup())
+        };
+        assert_eq!(adopted(&store), (1, held.len() as u64), "{:#?}", store.daemon().lines());
+        assert_eq!(store.count(LOT), 4, "the store grows");
+        // Some go, and leave their dead behind.
+        held.truncate(held.len() - 50);
+    }
+    held.iter().for_each(|(client, server)| talk(client, server));
+}
+
 #[test]
 fn where_they_never_outlive_a_crash_they_end() {
     let (port, upstream) = (Port::reserve(), Listener::new());

@@ -50,7 +50,11 @@ fn ten_restarts(unix_listener: bool, unix_upstream: bool) {
         let (listeners, connections) = adopted(&store);
         assert_eq!(listeners, 2);
         // New clients come and go beside them.
-        assert!((CONNECTIONS..CONNECTIONS + 10).contains(&connections), "{connections} adopted");
+        assert!(
+            (CONNECTIONS..CONNECTIONS + 10).contains(&connections),
+            "{connections} adopted: {:#?}",
+            store.daemon().lines()
+        );
     }
     knocking.finish();
     crowd.finish();
@@ -102,6 +106,7 @@ fn it_tells_what_it_handed_over_and_adopted() {
     assert_eq!(adopted(&store), (1, 3));
     let line = store.daemon().wait_line("event=adopted");
     assert!(line.contains('3') && line.contains("duration"), "{line}");
+    assert!(store.status()["adopted"]["pause_ms"].as_u64().is_some_and(|pause| pause < 10_000));
     // All was stored at the start: a stop has nothing to wait for.
     let said: Vec<_> = store.manager.messages().into_iter().take(store.seen()).collect();
     let stopping = said.iter().position(|m| m.says("STOPPING=1")).unwrap();
