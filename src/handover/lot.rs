@@ -19,6 +19,8 @@ const MOST_MESSAGES: usize = 192;
 const MOST_LOTS: usize = 16;
 /// This many file descriptors of the dead are let be, and an eighth of the number of the living.
 const DEAD: usize = 512;
+/// The same for the crowded, for whom the limit on file descriptors in flight is near.
+const DEAD_CROWDED: usize = 64;
 /// A queue with so many messages, and less than a quarter of what they could hold, is packed.
 const MANY_MESSAGES: usize = 96;
 
@@ -81,21 +83,24 @@ pub struct Lots<T> {
     /// File descriptors that stand in the queues, and those among them that are needed.
     parked: usize,
     needed: usize,
+    /// From how many on the limit is near.
+    crowd: usize,
     /// Messages of each lot that are yet to be looked at, while it tidies.
     tidying: Vec<usize>,
 }
 
 impl<T> Default for Lots<T> {
     fn default() -> Self {
-        Lots::new(Vec::new())
+        Lots::new(Vec::new(), usize::MAX)
     }
 }
 
 impl<T> Lots<T> {
-    /// These, of whose content nothing is needed but what is [noted](Self::note).
-    pub fn new(lots: Vec<Lot<T>>) -> Lots<T> {
+    /// These, of whose content nothing is needed but what is [noted](Self::note). With `crowd` file descriptors
+    /// in them the limit on those in flight is near.
+    pub fn new(lots: Vec<Lot<T>>, crowd: usize) -> Lots<T> {
         let parked = lots.iter().flat_map(|lot| &lot.queue).map(|message| message.fds).sum();
-        Lots { lots, parked, needed: 0, tidying: Vec::new() }
+        Lots { lots, parked, needed: 0, crowd, tidying: Vec::new() }
     }
 
     /// Notes one file descriptor of what a lot had from the beginning, in the message with this number, as
@@ -163,8 +168,9 @@ impl<T> Lots<T> {
     pub fn is_untidy(&self) -> bool {
         let messages = || self.lots.iter().map(|lot| lot.queue.len()).sum::<usize>();
         let dead = self.parked.saturating_sub(self.needed);
+        let bearable = if self.parked > self.crowd { DEAD_CROWDED } else { DEAD + self.needed / 8 };
         !self.tidying.is_empty()
-            || dead > DEAD + self.needed / 8
+            || dead > bearable
             || (messages() > MANY_MESSAGES && self.parked < messages() * (rights::MOST_AT_ONCE / 4))
     }
 
@@ -213,11 +219,6 @@ impl<T> Lots<T> {
         }
         Ok(())
     }
-
-    /// Gives up tidying for now.
-    pub fn rest(&mut self) {
-        self.tidying.clear();
-    }
 }
 
 /// Duplicates of the file descriptors in a lot, message by message, as they stand in its queue. They
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_parked_is_found_as_often_as_one_looks() {
-        let mut lots = Lots::new(Vec::new());
+        let mut lots = Lots::default();
         let files: Vec<_> = (0..600).map(|_| file()).collect();
         let mut made = 0;
         for some in files.chunks(200) {
@@ -277,7 +278,7 @@ mod tests {
 
     #[test]
     fn full_queues_make_more_lots_and_too_many_are_refused() {
-        let mut lots = Lots::new(Vec::new());
+        let mut lots = Lots::default();
         let one = file();
         let mut made = 0;
         for n in 0..MOST_MESSAGES * 2 + 1 {
@@ -288,7 +289,7 @@ mod tests {
             .unwrap();
         }
         assert_eq!((made, lots.iter().count()), (3, 3));
-        let mut lots = Lots::new(Vec::new());
+        let mut lots = Lots::default();
         assert_eq!(lots.park(&[one.as_fd()], vec![1], |_| false), Err(Errno::ENOSPC));
     }
 
@@ -300,7 +301,7 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % n
         };
-        let mut lots = Lots::new(Vec::new());
+        let mut lots = Lots::default();
         let mut living: HashMap<u64, (OwnedFd, OwnedFd)> = HashMap::new();
         let mut next = 0;
         for round in 0..1_500 {
@@ -337,6 +338,20 @@ mod tests {
         assert_eq!(stands, lots.parked);
         assert!(stands <= DEAD + 1 + living.len() * 9 / 4, "{stands} for {}", living.len());
         assert!(lots.iter().count() <= 2);
+    }
+
+    #[test]
+    fn the_crowded_let_go_of_their_dead_early() {
+        let (one, mut lots) = (file(), Lots::new(Vec::new(), 100));
+        for n in 0..110 {
+            lots.park(&[one.as_fd(); 2], vec![n], |_| true).unwrap();
+            lots.forget(usize::from(n < 100));
+        }
+        assert!(lots.is_untidy());
+        while lots.is_untidy() {
+            lots.tidy(|n| if *n < 100 { [Some(one.as_fd()), None] } else { [Some(one.as_fd()); 2] }).unwrap();
+        }
+        assert_eq!((lots.parked, found(&lots).len()), (120, 120));
     }
 
     #[test]

@@ -50,6 +50,17 @@ impl Worker {
         self.park(&aged);
     }
 
+    /// Takes the next step of making the lots tidy, if there is one.
+    pub(super) fn tidy_lots(&mut self) {
+        if self.parking_rests_until > self.now {
+            return;
+        }
+        self.untidy = self.means.tidy(&self.table).unwrap_or_else(|_| {
+            self.parking_rests_until = self.now + RETRY_PARKING;
+            false
+        });
+    }
+
     /// Parks connections as far as they are not, with a record of each.
     pub(super) fn park(&mut self, keys: &[Key]) {
         let mut failed = None;

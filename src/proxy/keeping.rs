@@ -68,7 +68,7 @@ impl Fleet {
             if crash_after.is_some() && lock(lots).is_none() {
                 let lot = Lot::new().map_err(|e| Error::system("making a parking lot", e))?;
                 if keeper.add_lot(worker, &lot) {
-                    *lock(lots) = Some(Lots::new(vec![lot]));
+                    *lock(lots) = Some(Lots::new(vec![lot], self.crowd()));
                 }
             }
         }
@@ -92,9 +92,14 @@ impl Fleet {
             of_workers[worker].push(Lot::left(near, far, &messages));
         }
         for (lots, of_worker) in self.lots.iter().zip(of_workers).filter(|(_, lots)| !lots.is_empty()) {
-            *lock(lots) = Some(Lots::new(of_worker));
+            *lock(lots) = Some(Lots::new(of_worker, self.crowd()));
         }
         Ok(homes)
+    }
+
+    /// From how many file descriptors in the lots of a worker on the limit is near.
+    fn crowd(&self) -> usize {
+        self.limit as usize * 3 / 2 / self.workers()
     }
 
     /// Gives the connections to the workers whose lots they stand in, and each a record.

@@ -125,16 +125,16 @@ impl Means {
     }
 
     /// Takes the next step of making the lots tidy, if that is to be done. False: there is nothing more to do.
-    pub fn tidy(&mut self, table: &Slab<Entry>) -> bool {
+    ///
+    /// # Errors
+    /// As [`Lots::tidy`].
+    pub fn tidy(&mut self, table: &Slab<Entry>) -> Result<bool, Errno> {
         let Some(parking) = self.parking.as_mut().filter(|parking| parking.lots.is_untidy()) else {
-            return false;
+            return Ok(false);
         };
         let pipes = &self.pipes;
-        if parking.lots.tidy(|item| find(*item, table, pipes)).is_err() {
-            parking.lots.rest();
-            return false;
-        }
-        parking.lots.is_untidy()
+        parking.lots.tidy(|item| find(*item, table, pipes))?;
+        Ok(parking.lots.is_untidy())
     }
 }
 

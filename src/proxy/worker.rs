@@ -89,7 +89,7 @@ pub(super) struct Worker {
     pub parking_rests_until: u64,
     pub parking_failed: bool,
     /// The lots are being tidied.
-    untidy: bool,
+    pub untidy: bool,
     /// Its work has not come to an orderly end.
     failed: bool,
     pub doors: Vec<Option<Door>>,
@@ -189,7 +189,7 @@ impl Worker {
             self.forget_stale_timers();
             self.tend_doors();
             self.park_aged();
-            self.untidy = self.means.tidy(&self.table);
+            self.tidy_lots();
         }
         self.failed = false;
         Ok(())
