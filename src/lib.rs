@@ -23,11 +23,13 @@
 //! lifecycle                             the library: signals, cleanup, workers, exit, state
 //! systemd                               notify, listen fds, journal, manager
 //! sys                                   the only unsafe: pipes and splice, sockets, limits, clock
-//! config, event, error                  leaves
+//! config, event, error, fault           leaves
 //! ```
 
 pub mod error;
 pub mod event;
+#[cfg(feature = "daemon")]
+mod fault;
 pub mod lifecycle;
 #[allow(unsafe_code, reason = "the one home for system calls")]
 pub mod sys;

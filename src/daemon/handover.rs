@@ -9,6 +9,7 @@ use slog::{Logger, info, warn};
 use super::stop::ASK_MANAGER;
 use crate::config::{Handover, OnRestart};
 use crate::event::Event;
+use crate::fault;
 use crate::handover::adopt::Estate;
 use crate::handover::{LEDGER, LISTENER, LOT};
 use crate::lifecycle::Handle;
@@ -59,15 +60,18 @@ pub fn keep(
 pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> Result<()> {
     let Some(keeper) = fleet.keeper() else { return Ok(()) };
     keeper.ledger.set_stopped(stopped);
+    fault::pass("leave-stopping");
     let before = keeper.lots_stored();
     let hung = || Error::new(Exit::Software, "a worker did not hand over its connections");
     let count = fleet.hand_over(Instant::now() + PARK).ok_or_else(hung)?;
+    fault::pass("leave-gathered");
     // What was stored before is there: systemd reads its mail before it sees that somebody has died.
     if keeper.lots_stored() != before {
         notifier.barrier(FETCH)?;
     } else if !notifier.flush(FETCH) {
         return Err(Error::new(Exit::Unavailable, "the service manager does not take messages"));
     }
+    fault::pass("leave-fetched");
     info!(log, "handed over {count} connections"; Event::HandedOver,
         "DRAINED_DURATION_US" => (monotonic_ms() - stopped) * 1_000);
     Ok(())

@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::control::ControlServer;
 use crate::control::server::{MODE, Running};
 use crate::event::Event;
+use crate::fault;
 use crate::handover::{LEDGER, adopt};
 use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
 use crate::proxy::{self, Fleet};
@@ -80,12 +81,15 @@ fn start(signals: BlockedSignals, config: Config, began: Instant, log: &Logger) 
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
     life.on_report(move || report::write(&report_fleet, &report_handle, &report_log));
     Ok(life.run(|handle| {
+        fault::pass("start-workers");
         announce_start(&config, &fleet, handle, log);
         handover::say_adopted(&fleet, estate, began, handle, log);
         if config.handover != handover::NEVER {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }
+        fault::pass("start-listeners");
         handle.ready();
+        fault::pass("start-ready");
         fleet.keeper().iter().for_each(|keeper| keeper.got_through());
         Ok(())
     }))

@@ -12,6 +12,7 @@ use nix::sys::stat::{SFlag, fstat};
 use super::ledger::{self, Left, LotEntry, Names, Unreadable};
 use super::record::{Flags, NO_UPSTREAM, Record, State, Way};
 use super::{LEDGER, LISTENER, LOT, lot};
+use crate::fault;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 use crate::systemd::listen_fds::PassedFd;
@@ -115,6 +116,7 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
 impl Estate {
     fn take(&mut self, file: OwnedFd, mut left: Left, ends: Vec<OwnedFd>) {
         self.tries = ledger::count_try(file.as_fd());
+        fault::pass("start-counted");
         if self.tries > TRIES {
             let count = left.records.len();
             self.let_go.push(format!(
@@ -157,6 +159,7 @@ impl Estate {
                 pieces => {
                     incomplete += u64::from(record.state == State::Live);
                     pieces.close(&record);
+                    fault::pass("adopt-closed");
                 }
             }
         }

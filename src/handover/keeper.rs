@@ -7,6 +7,7 @@ use super::ledger::Ledger;
 use super::lot::Lot;
 use super::{LEDGER, LOT};
 use crate::Result;
+use crate::fault;
 use crate::systemd::notify::Notifier;
 
 /// The ledger of this process, and its way to the store.
@@ -51,6 +52,7 @@ impl Keeper {
     pub fn store_ledger(&self, litter: bool) -> Result<()> {
         if litter {
             self.notifier.fdstore_remove(LEDGER)?;
+            fault::pass("start-clearing");
             self.notifier.fdstore_remove(LOT)?;
         }
         self.notifier.fdstore(LEDGER, &[self.ledger.file()])
@@ -60,7 +62,9 @@ impl Keeper {
     /// to do so.
     pub fn add_lot<T>(&self, worker: usize, lot: &Lot<T>) -> bool {
         let noted = lot.entry(worker).is_ok_and(|entry| self.ledger.add_lot(entry));
+        fault::pass("lot-noted");
         let stored = noted && self.notifier.fdstore(LOT, &lot.ends()).is_ok();
+        fault::pass("lot-stored");
         self.stored.fetch_add(u64::from(stored), Relaxed);
         stored
     }

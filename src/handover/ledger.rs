@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::record::{self, Record, Slot};
+use crate::fault;
 use crate::sys::memory::{self, Mapping, PAGE};
 use crate::{Error, Result};
 
@@ -146,10 +147,12 @@ impl Ledger {
     /// Makes this area the one that holds. What the last incarnation wrote is void from here on.
     pub fn begin(&self) {
         let header = self.header.words();
+        fault::pass("start-beginning");
         header[HEADER_STOPPED].store(0, Ordering::Relaxed);
         header[HEADER_VERSION].store(VERSION, Ordering::Relaxed);
         header[HEADER_MAGIC].store(MAGIC, Ordering::Release);
         header[HEADER_CURRENT].store(self.offset, Ordering::Release);
+        fault::pass("start-begun");
         if !self.old.is_empty() {
             // What cannot be given back is used again at the next start.
             let _ = memory::release(self.file.as_fd(), self.old.start, self.old.end - self.old.start);

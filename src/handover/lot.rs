@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::ledger::LotEntry;
+use crate::fault;
 use crate::sys::{rights, socket};
 
 /// Messages in one queue at the most; 278 fit the default of net.core.wmem_default.
@@ -200,6 +201,7 @@ impl<T> Lots<T> {
         if !fds.is_empty() {
             rights::send(lot.near.as_fd(), &fds)?;
         }
+        fault::pass("tidy-sent");
         let mut items = Vec::new();
         for _ in 0..taken {
             self.parked -= lot.queue.front().map_or(0, |message| message.fds);
@@ -207,6 +209,7 @@ impl<T> Lots<T> {
                 lot.queue.front_mut().map(|message| std::mem::take(&mut message.items)).unwrap_or_default(),
             );
             lot.drop_head();
+            fault::pass("tidy-dropped");
         }
         items.retain(|item| find(item).iter().any(Option::is_some));
         if !fds.is_empty() {

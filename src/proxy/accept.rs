@@ -12,11 +12,11 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use slog::{info, warn};
 
 use super::connection::Connection;
-use super::fault;
 use super::fleet::lock;
 use super::listener::Listener;
 use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
 use crate::event::Event;
+use crate::fault;
 use crate::sys::socket::{self, Peer};
 use crate::{Error, Result};
 
@@ -130,6 +130,7 @@ impl Worker {
             Some(Entry::Connection(connection)) => self.epoll.add(&connection.client, event),
             _ => return,
         };
+        fault::pass("accept-watched");
         fault::strike("worker-panic", Some(id));
         fault::strike("worker-hang", Some(id));
         match watched {

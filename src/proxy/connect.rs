@@ -14,6 +14,7 @@ use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
 use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker, record_of};
 use crate::config::SendProxy;
 use crate::event::Event;
+use crate::fault;
 use crate::handover::record::{Flags, Live};
 use crate::sys::socket::{self, Connecting, Peer};
 
@@ -51,6 +52,7 @@ impl Worker {
                     continue;
                 }
             };
+            fault::pass("connect-started");
             upstream.enter();
             connection.upstream = Some(index as u16);
             connection.tried.add(index);
@@ -62,6 +64,7 @@ impl Worker {
             if let Some(slot) = record_of(&self.keeper, connection) {
                 connection.save_server(slot);
             }
+            fault::pass("connect-saved");
             match watched {
                 Err(_) => return self.end(key, End::Failed),
                 Ok(()) if decided => return self.connected(key),
@@ -77,6 +80,7 @@ impl Worker {
         if let Some(slot) = record_of(&self.keeper, connection) {
             slot.add_flags(Flags::WORKING);
         }
+        fault::pass("connect-working");
         match socket::take_error(server.as_fd()) {
             Ok(()) => self.connected(key),
             Err(errno) => self.next_upstream(key, errno.desc()),
@@ -128,11 +132,13 @@ impl Worker {
         if let Some(slot) = record_of(&self.keeper, connection) {
             slot.add_flags(Flags::WORKING);
         }
+        fault::pass("connect-decided");
         let greeted = match proxy.config.send_proxy {
             SendProxy::Off => Ok(()),
             SendProxy::V1 => socket::send_whole(server.as_fd(), &proxy_protocol::v1(addresses)),
             SendProxy::V2 => socket::send_whole(server.as_fd(), &proxy_protocol::v2(addresses)),
         };
+        fault::pass("connect-greeted");
         if let Err(errno) = greeted {
             return self.next_upstream(key, errno.desc());
         }
@@ -142,6 +148,7 @@ impl Worker {
         if let Some(slot) = record_of(&self.keeper, connection) {
             connection.save(slot);
         }
+        fault::pass("connect-connected");
         let park_now = self.crash_after == Some(0) || connection.parked == [true, false];
         // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
         connection.to_upstream.flow.sink_ready();

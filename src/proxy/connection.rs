@@ -11,6 +11,7 @@ use super::pipes::Taken;
 use super::portable::NO_SLOT;
 use super::slab::Key;
 use super::upstream::Tried;
+use crate::fault;
 use crate::handover::record::{Flags, Live, Slot, Way};
 use crate::sys::socket::{self, Peer};
 
@@ -119,10 +120,13 @@ impl Connection {
         if let Some(slot) = record {
             slot.add_flags(Flags::WORKING);
         }
+        fault::pass("relay-working");
         let turn = self.move_both(means, record, now);
+        fault::pass("relay-moved");
         if let Some(slot) = record {
             self.save(slot);
         }
+        fault::pass("relay-saved");
         turn
     }
 
@@ -133,6 +137,7 @@ impl Connection {
         // In this order, so that an upstream which answers at once is seen to have answered: what
         // it has sent by now it sent before it sees what the client asks in this turn.
         let down = self.to_client.pump(server, client, means, record.map(|slot| (slot, Way::ToClient)));
+        fault::pass("relay-between");
         let up = self.to_upstream.pump(client, server, means, record.map(|slot| (slot, Way::ToUpstream)));
         let asked = self.to_upstream.flow.bytes != sent.0;
         if asked || self.to_client.flow.bytes != sent.1 {
@@ -212,7 +217,9 @@ impl Connection {
                 means.discard(pipe);
             }
         }
+        fault::pass("end-pipes");
         end_socket(self.client, self.parked[0], reset.0, means);
+        fault::pass("end-half");
         if let Some(server) = self.server {
             end_socket(server, self.parked[1], reset.1, means);
         }
@@ -265,6 +272,7 @@ impl Half {
             if let Some((slot, way)) = place {
                 slot.unbind(way);
             }
+            fault::pass("relay-unbound");
             means.put(pipe);
             self.sparing = false;
         }
@@ -297,9 +305,12 @@ impl Half {
                     if let (Some((slot, way)), Some(known)) = (place, means.pipes.get(pipe)) {
                         slot.bind(way, known.inode());
                     }
+                    fault::pass("relay-bound");
                     self.pipe = Some(pipe);
                 }
-                match self.fill(source, means, place) {
+                let filled = self.fill(source, means, place);
+                fault::pass("relay-filled");
+                match filled {
                     Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
                     Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
@@ -308,7 +319,9 @@ impl Half {
             }
             Step::Empty => {
                 let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
-                match pipe.map_or(Err(Errno::EBADF), |pipe| pipe.empty(sink, self.flow.held)) {
+                let emptied = pipe.map_or(Err(Errno::EBADF), |pipe| pipe.empty(sink, self.flow.held));
+                fault::pass("relay-emptied");
+                match emptied {
                     Ok(n) => self.flow.emptied(n as u32),
                     Err(Errno::EAGAIN) => self.flow.sink_blocked(),
                     Err(errno) => {
@@ -318,6 +331,7 @@ impl Half {
                             if let Some((slot, way)) = place {
                                 slot.unbind(way);
                             }
+                            fault::pass("relay-broken");
                             means.discard(pipe);
                         }
                         return Err(Pumped::SinkFailed(errno));
@@ -327,6 +341,7 @@ impl Half {
             Step::Finish => {
                 // An error says that the peer is gone, which its own direction reports.
                 let _ = socket::finish_writing(sink);
+                fault::pass("relay-finished");
                 self.flow.finished();
             }
             Step::Wait | Step::Over => return Err(Pumped::Waits),
@@ -350,7 +365,10 @@ impl Half {
         if let Some((slot, _)) = place {
             slot.add_flags(Flags::URGENT);
         }
-        pipe.fill_urgent(source)
+        fault::pass("urgent-noted");
+        let result = pipe.fill_urgent(source);
+        fault::pass("urgent-moved");
+        result
     }
 
     /// An end needs no pipe, and lets go of what there are too few of.

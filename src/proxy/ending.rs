@@ -9,6 +9,7 @@ use super::seeded::Seeded;
 use super::slab::Key;
 use super::worker::{End, Entry, Worker, record_of};
 use crate::event::Event;
+use crate::fault;
 use crate::handover::record::Live;
 
 /// Clients whose connection failed, a second, that have an entry of their own. The others are
@@ -177,7 +178,9 @@ impl Worker {
         let number = connection.slot;
         let record = record_of(&self.keeper, &connection);
         record.iter().for_each(|slot| connection.save_end(slot, reset));
+        fault::pass("end-saved");
         connection.close(&mut self.means, reset);
+        fault::pass("end-closed");
         if let Some(slot) = record {
             slot.free();
             self.means.parking.iter_mut().for_each(|parking| parking.free.push(number));

@@ -13,6 +13,7 @@ use super::means::Item;
 use super::portable::NO_SLOT;
 use super::slab::Key;
 use super::worker::{End, Entry, SOCKET_EVENTS, Side, Source, Worker, record_of};
+use crate::fault;
 use crate::handover::record::Live;
 use crate::sys::{rights, socket};
 
@@ -104,6 +105,7 @@ impl Worker {
                 return None;
             };
             record.store(parking.keeper.ledger.slot(number)?);
+            fault::pass("park-recorded");
             connection.slot = number;
         }
         Some(missing)
@@ -124,6 +126,7 @@ impl Worker {
             return;
         }
         let result = parking.park(&fds, items);
+        fault::pass("park-sent");
         for (key, missing) in batch {
             let Some(Entry::Connection(connection)) = self.table.get_mut(*key) else { continue };
             match result {
@@ -155,11 +158,14 @@ impl Worker {
             let pipes: Vec<_> = keys.iter().flat_map(in_use).flatten().collect();
             pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, true));
         }
+        fault::pass("leave-pipes");
         self.park(&keys);
+        fault::pass("leave-parked");
         let mut count = 0;
         for key in keys {
             let Some(Entry::Connection(connection)) = self.table.remove(key) else { continue };
             count += u64::from(self.let_go_of_parked(connection));
+            fault::pass("leave-one");
         }
         // The lots are the next one's now: nothing in them is dead because nobody here needs it.
         self.means.parking = None;
@@ -189,6 +195,7 @@ impl Worker {
         let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
         for placed in share {
             self.adopt(placed);
+            fault::pass("adopt-one");
         }
     }
 
@@ -219,6 +226,7 @@ impl Worker {
                 }
             }
         }
+        fault::pass("adopt-noted");
         // Once more: where it stands already it is noted by nobody.
         pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, false));
         if self.crash_after.is_some() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::fleet::{Command, Fleet, Placed, Proxy, lock};
 use super::means::Item;
 use super::portable::NO_SLOT;
+use crate::fault;
 use crate::handover::adopt::{Adopted, Estate, Found, LeftLot};
 use crate::handover::keeper::Keeper;
 use crate::handover::ledger::{Ledger, LotEntry, Names};
@@ -59,11 +60,13 @@ impl Fleet {
         let crash_after = crash_after.map(|after| after.as_millis() as u64);
         let keeper = Keeper::new(ledger, crash_after, notifier.clone(), estate.tries);
         let homes = self.take_lots(estate, &keeper)?;
+        fault::pass("start-lots");
         self.place(&keeper.ledger, &homes);
         keeper.ledger.begin();
         if is_new || estate.litter {
             keeper.store_ledger(estate.litter)?;
         }
+        fault::pass("start-ledger");
         for (worker, lots) in self.lots.iter().enumerate() {
             if crash_after.is_some() && lock(lots).is_none() {
                 let lot = Lot::new().map_err(|e| Error::system("making a parking lot", e))?;

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::pipes::{Pipes, Taken};
 use super::slab::{Key, Slab};
 use super::worker::{Entry, Side};
+use crate::fault;
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
 use crate::sys::pipe::Pipe;
@@ -121,6 +122,7 @@ impl Means {
         let Some(parking) = self.parking.as_mut().filter(wanted) else { return };
         if let Some(pipe) = self.pipes.get(key) {
             let _ = parking.park(&pipe.ends(), vec![Item::pipe(key)]);
+            fault::pass("pipe-parked");
         }
     }
 

@@ -8,7 +8,6 @@ mod connect;
 mod connection;
 mod drain;
 mod ending;
-pub mod fault;
 mod fleet;
 mod flow;
 mod handing_over;

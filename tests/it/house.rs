@@ -14,7 +14,7 @@ const ROWS: &[&[&str]] = &[
     &["lifecycle"],
     &["systemd"],
     &["sys"],
-    &["config", "event", "error"],
+    &["config", "event", "error", "fault"],
 ];
 
 #[test]

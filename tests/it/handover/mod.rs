@@ -3,6 +3,7 @@
 //! - `live`: connections of all kinds over ten restarts, and new ones meanwhile.
 //! - `ends`: what peers do while nobody runs: bytes, FINs, resets.
 //! - `killed`: SIGKILL, panics and aborts in place of an orderly end.
+//! - `killer`: SIGKILL at points of the program, chosen by a seed; for hours, if wanted.
 //! - `changed`: the next incarnation has another configuration.
 //! - `damage`: ledgers and lots that are not what they should be.
 //! - `policy`: when nothing is handed over, and a daemon without a store.
@@ -11,6 +12,7 @@ mod changed;
 mod damage;
 mod ends;
 mod killed;
+mod killer;
 mod live;
 mod policy;
 

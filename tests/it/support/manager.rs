@@ -57,6 +57,9 @@ impl Drop for Fd {
     }
 }
 
+/// What a manager says to itself when it is dropped.
+const DROPPED: &str = "X_DROPPED=1";
+
 /// The messages so far, collected by a thread.
 pub struct Manager {
     address: String,
@@ -79,6 +82,9 @@ impl Manager {
         std::thread::spawn(move || {
             loop {
                 let (received, fds) = receive(&socket);
+                if received.says(DROPPED) {
+                    break;
+                }
                 keep(&received, fds);
                 collector.0.lock().unwrap().push(received);
                 collector.1.notify_all();
@@ -122,14 +128,30 @@ impl Manager {
     pub fn settle(&self) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let line = format!("X_SETTLED={}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let to = SocketAddr::from_abstract_name(&self.address[1..]).unwrap();
-        UnixDatagram::unbound().unwrap().send_to_addr(line.as_bytes(), &to).unwrap();
+        self.say(&line).unwrap();
         self.wait_for(super::SOON, |message| message.says(&line));
+    }
+
+    fn say(&self, line: &str) -> std::io::Result<usize> {
+        let to = SocketAddr::from_abstract_name(&self.address[1..])?;
+        UnixDatagram::unbound()?.send_to_addr(line.as_bytes(), &to)
+    }
+
+    /// Whether one of the messages after the first `seen` is such.
+    pub fn has(&self, seen: usize, wanted: impl Fn(&Received) -> bool) -> bool {
+        self.collected.0.lock().unwrap().iter().skip(seen).any(wanted)
     }
 
     /// All messages so far.
     pub fn messages(&self) -> Vec<Received> {
         self.collected.0.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Manager {
+    /// What is kept by it is let go of.
+    fn drop(&mut self) {
+        let _ = self.say(DROPPED);
     }
 }
 

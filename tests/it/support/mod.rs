@@ -12,6 +12,7 @@ pub mod real_peers;
 pub mod replies;
 pub mod scratch;
 pub mod store;
+pub mod swarm;
 
 use std::time::Duration;
 

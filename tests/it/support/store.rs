@@ -10,6 +10,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -165,6 +166,20 @@ impl Store {
         end
     }
 
+    /// Waits for the end of an incarnation, whatever it is. The store is kept.
+    pub fn wait_any_end(&mut self) -> End {
+        let end = self.daemon.take().expect("one runs").wait_end();
+        self.manager.settle();
+        let faults = &self.held.lock().unwrap().faults;
+        assert!(faults.is_empty(), "{faults:#?}");
+        end
+    }
+
+    /// The incarnation has said that it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.manager.has(self.seen, |message| message.says("READY=1"))
+    }
+
     /// The incarnation that runs.
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("one runs")
@@ -212,6 +227,16 @@ impl Store {
         let held = self.held.lock().unwrap();
         let entry = held.entries.iter().find(|entry| entry.name == name).expect("stored");
         fs::read(format!("/proc/self/fd/{}", entry.fd.number())).unwrap()
+    }
+
+    /// A word of the memory file of that name, if there is one.
+    pub fn word(&self, name: &str, index: u64) -> Option<u64> {
+        let held = self.held.lock().unwrap();
+        let entry = held.entries.iter().find(|entry| entry.name == name)?;
+        let file = fs::File::open(format!("/proc/self/fd/{}", entry.fd.number())).unwrap();
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, index * 8).unwrap();
+        Some(u64::from_le_bytes(word))
     }
 
     /// The status that the control socket tells.
