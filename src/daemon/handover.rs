@@ -78,7 +78,7 @@ pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> 
 }
 
 /// Says what was found by a process that began at `began`. Listeners that are left over are closed.
-pub fn say_adopted(fleet: &Fleet, estate: Estate, began: Instant, handle: &Handle, log: &Logger) {
+pub fn say_adopted(fleet: &Fleet, estate: &Estate, began: Instant, handle: &Handle, log: &Logger) {
     for what in &estate.let_go {
         warn!(log, "let go of {what}"; Event::LetGo);
     }

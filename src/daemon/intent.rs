@@ -20,10 +20,16 @@ pub enum Intent {
 /// Jobs are those of org.freedesktop.systemd1(5): with `restart` (of which systemctl restart,
 /// try-restart, reload-or-restart and restarted dependencies make one) and `start` (which came while
 /// we stop) the store is kept. Without a job the service is not started again after an exit with 0.
-pub fn decide(on_restart: OnRestart, connected: bool, manager: Option<&Manager>) -> Intent {
+///
+/// With `failed` a part of the daemon has, and it ends by itself: as after a crash the next incarnation goes on
+/// with what is left, unless nobody would start it.
+pub fn decide(on_restart: OnRestart, connected: bool, failed: bool, manager: Option<&Manager>) -> Intent {
     let has_store = connected && manager.is_none_or(|m| m.store_max > 0);
     let job = manager.and_then(|m| m.job.as_deref());
     let goes_down = manager.is_some_and(|m| m.system_state == "stopping");
+    if failed && has_store && job != Some("stop") && !goes_down {
+        return Intent::HandOver;
+    }
     match (on_restart, has_store, job) {
         (OnRestart::Always, true, _) => Intent::HandOver,
         (OnRestart::Auto, true, Some("restart" | "start")) if !goes_down => Intent::HandOver,
@@ -56,15 +62,23 @@ mod tests {
         ];
         for (manager, expected) in cases {
             let without = if expected == HandOver { Drain } else { expected };
-            assert_eq!(decide(OnRestart::Auto, true, manager.as_ref()), expected, "{manager:?}");
-            assert_eq!(decide(OnRestart::Auto, false, manager.as_ref()), without, "{manager:?}");
-            assert_eq!(decide(OnRestart::Never, true, manager.as_ref()), without, "{manager:?}");
-            assert_eq!(decide(OnRestart::Always, true, manager.as_ref()), HandOver, "{manager:?}");
-            assert_eq!(decide(OnRestart::Always, false, manager.as_ref()), without, "{manager:?}");
+            assert_eq!(decide(OnRestart::Auto, true, false, manager.as_ref()), expected, "{manager:?}");
+            assert_eq!(decide(OnRestart::Auto, false, false, manager.as_ref()), without, "{manager:?}");
+            assert_eq!(decide(OnRestart::Never, true, false, manager.as_ref()), without, "{manager:?}");
+            assert_eq!(decide(OnRestart::Always, true, false, manager.as_ref()), HandOver, "{manager:?}");
+            assert_eq!(decide(OnRestart::Always, false, false, manager.as_ref()), without, "{manager:?}");
             let storeless = manager.map(|manager| Manager { store_max: 0, ..manager });
             if storeless.is_some() {
-                assert_eq!(decide(OnRestart::Auto, true, storeless.as_ref()), without, "{storeless:?}");
-                assert_eq!(decide(OnRestart::Always, true, storeless.as_ref()), without, "{storeless:?}");
+                assert_eq!(
+                    decide(OnRestart::Auto, true, false, storeless.as_ref()),
+                    without,
+                    "{storeless:?}"
+                );
+                assert_eq!(
+                    decide(OnRestart::Always, true, false, storeless.as_ref()),
+                    without,
+                    "{storeless:?}"
+                );
             }
         }
     }

@@ -23,11 +23,13 @@ use crate::control::ControlServer;
 use crate::control::server::{MODE, Running};
 use crate::event::Event;
 use crate::fault;
-use crate::handover::{LEDGER, adopt};
+use crate::handover::LEDGER;
+use crate::handover::adopt::{self, Estate};
 use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
 use crate::proxy::{self, Fleet};
 use crate::sys::limits;
-use crate::systemd::{journal, listen_fds};
+use crate::systemd::journal;
+use crate::systemd::listen_fds::{self, PassedFd};
 use crate::{Exit, Result};
 
 /// How long connections live after a second SIGTERM or SIGINT.
@@ -57,11 +59,28 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
 fn start(signals: BlockedSignals, config: Config, began: Instant, log: &Logger) -> Result<Outcome> {
     let fd_limit = limits::raise_file_descriptors()?;
     let mut passed = listen_fds::take()?;
-    let workers = config.daemon.workers.unwrap_or_else(cores);
     let mut estate = adopt::estate(&mut passed);
-    let mut fleet = Fleet::open(&config, workers, fd_limit, HURRY, &mut passed, &mut estate)?;
+    let result = serve(signals, config, began, log, fd_limit, (&mut passed, &mut estate));
+    if result.is_err() {
+        estate.give_back();
+    }
+    result
+}
+
+/// Goes on from what systemd `left`: sockets of .socket units, and the estate of the last incarnation.
+fn serve(
+    signals: BlockedSignals,
+    config: Config,
+    began: Instant,
+    log: &Logger,
+    fd_limit: u64,
+    left: (&mut Vec<PassedFd>, &mut Estate),
+) -> Result<Outcome> {
+    let (passed, estate) = left;
+    let workers = config.daemon.workers.unwrap_or_else(cores);
+    let mut fleet = Fleet::open(&config, workers, fd_limit, HURRY, passed, estate)?;
     let mut life = Lifecycle::new(signals, log.clone());
-    handover::keep(&mut fleet, &mut estate, config.handover, life.handle().notifier(), log)?;
+    handover::keep(&mut fleet, estate, config.handover, life.handle().notifier(), log)?;
     let fleet = Arc::new(fleet);
     info!(
         log,
@@ -69,7 +88,7 @@ fn start(signals: BlockedSignals, config: Config, began: Instant, log: &Logger) 
         env!("CARGO_PKG_VERSION"),
         fleet.room()
     );
-    for unwanted in &passed {
+    for unwanted in passed.iter() {
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
 
@@ -90,7 +109,7 @@ fn start(signals: BlockedSignals, config: Config, began: Instant, log: &Logger) 
         fault::pass("start-listeners");
         handle.ready();
         fault::pass("start-ready");
-        fleet.keeper().iter().for_each(|keeper| keeper.got_through());
+        fleet.own_listeners().iter().for_each(|listener| listener.own_file());
         Ok(())
     }))
 }

@@ -100,14 +100,13 @@ impl Stop {
     }
 
     fn ask(&self) -> Intent {
-        if self.fleet.has_failed() && self.fleet.keeper().is_some_and(|keeper| keeper.crash_after.is_some()) {
-            // As after a crash: the next one goes on with what is left.
-            return Intent::HandOver;
-        }
+        let outlives = self.fleet.keeper().is_some_and(|keeper| keeper.crash_after.is_some());
+        // In a stop that goes on already it is too late to change it for that.
+        let failed = self.fleet.has_failed() && outlives && self.first.get().is_none();
         let connected = self.handle.notifier().is_connected() && self.fleet.keeper().is_some();
         // Nobody else than the service manager can want anything but a drain.
         let manager = if connected { manager::ask(ASK_MANAGER) } else { None };
-        decide(self.on_restart, connected, manager.as_ref())
+        decide(self.on_restart, connected, failed, manager.as_ref())
     }
 
     fn refuse(&self, context: &StepContext) -> Result<()> {
@@ -143,6 +142,7 @@ impl Stop {
         }
         context.notifier().status(report::draining_text(fleet));
         match fleet.active() {
+            0 if self.fleet.has_failed() => Ok(()),
             0 => {
                 handover::remove_all(fleet, context.notifier(), context.log());
                 Ok(())

@@ -34,6 +34,8 @@ pub struct Adopted {
     pub to_upstream: Option<(Pipe, u32)>,
     /// The pipe with bytes for the client, and how many.
     pub to_client: Option<(Pipe, u32)>,
+    /// Which of [`Estate::lots`] have any of it.
+    pub lots: Vec<usize>,
 }
 
 /// A socket, and the lot and message that its duplicate stands in.
@@ -77,6 +79,7 @@ pub struct Estate {
     pub litter: bool,
     /// How often the adoption was tried, this time included.
     pub tries: u64,
+    tried: Option<OwnedFd>,
 }
 
 /// Takes what is ours out of `passed` and leaves the rest: sockets of .socket units. Whoever calls it
@@ -125,9 +128,12 @@ impl Estate {
             (left.records, left.damaged) = (Vec::new(), 0);
             self.litter = true;
         }
+        self.tried = file.try_clone().ok();
         match self.tries {
             // It could not be written to: it is read, and then replaced.
             0 => self.litter = true,
+            // Perhaps it is the file itself.
+            _ if self.tries > TRIES => {}
             _ => self.ledger = Some((file, left.area.clone())),
         }
         (self.stopped, self.alive) = (left.stopped, Some(left.alive).filter(|at| *at != 0));
@@ -171,6 +177,13 @@ impl Estate {
         }
     }
 
+    /// The start ends in an orderly way without having adopted anything: that is no failure of the adoption.
+    pub fn give_back(&self) {
+        if let Some(file) = &self.tried {
+            ledger::uncount_try(file.as_fd());
+        }
+    }
+
     /// The lots of the ledger whose two ends are there. Another end is litter.
     fn pair(&mut self, entries: &[LotEntry], ends: Vec<OwnedFd>) -> Vec<LeftLot> {
         let mut by_cookie = HashMap::new();
@@ -183,7 +196,7 @@ impl Estate {
                 }
             }
         }
-        let mut lots = Vec::new();
+        let (mut lots, mut lonely) = (Vec::new(), Vec::new());
         for entry in entries {
             match (by_cookie.remove(&entry.near), by_cookie.remove(&entry.far)) {
                 (Some(near), Some(far)) => {
@@ -191,12 +204,19 @@ impl Estate {
                 }
                 // Noted, and never stored.
                 (None, None) => {}
-                _ => self.litter = true,
+                (near, far) => lonely.extend(near.into_iter().chain(far)),
             }
         }
-        if !by_cookie.is_empty() {
-            self.let_go.push(format!("{} ends of parking lots that no ledger names", by_cookie.len()));
+        lonely.extend(by_cookie.into_values());
+        if !lonely.is_empty() {
+            self.let_go.push(format!("{} ends of parking lots that no ledger names", lonely.len()));
             self.litter = true;
+        }
+        // What stands in them shall not seem to have ended well.
+        let mut nobody = Search::default();
+        for end in lonely {
+            let _ =
+                lot::look_into(end.as_fd(), |fds| fds.into_iter().for_each(|fd| nobody.offer(fd, (0, 0))));
         }
         lots
     }
@@ -217,17 +237,24 @@ struct Search {
 struct Parts {
     sockets: [Option<Found>; 2],
     pipes: [(Option<OwnedFd>, Option<OwnedFd>); 2],
+    lots: Vec<usize>,
 }
 
 impl Search {
     fn for_all(records: &[Record]) -> Search {
-        let mut search = Search::default();
+        let (mut search, mut ambiguous) = (Search::default(), Vec::new());
         for (index, record) in records.iter().enumerate() {
             search.sockets.insert(record.client, (index, 0));
             search.sockets.insert(record.server, (index, 1));
-            search.pipes.extend(record.pipes.iter().zip(0..).map(|(inode, way)| (*inode, (index, way))));
+            for (inode, way) in record.pipes.iter().zip(0..) {
+                // Numbers of pipes may come again after some thousand millions of them.
+                if search.pipes.insert(*inode, (index, way)).is_some() {
+                    ambiguous.push(*inode);
+                }
+            }
             search.found.push(Parts::default());
         }
+        ambiguous.iter().for_each(|inode| _ = search.pipes.remove(inode));
         // The number of none.
         search.sockets.remove(&0);
         search.pipes.remove(&0);
@@ -240,9 +267,11 @@ impl Search {
             SFlag::S_IFSOCK => {
                 let wanted = socket::cookie(fd.as_fd()).ok().and_then(|cookie| self.sockets.get(&cookie));
                 match wanted {
+                    // It may stand in a queue twice.
+                    Some((index, side)) if self.found[*index].sockets[*side].is_some() => {}
                     Some((index, side)) => {
-                        // It may stand in a queue twice.
-                        self.found[*index].sockets[*side].get_or_insert(Found { fd, place });
+                        self.found[*index].lots.push(place.0);
+                        self.found[*index].sockets[*side] = Some(Found { fd, place });
                     }
                     // What was closed is shut down both ways, and stands here until the lot is tidied.
                     None if socket::is_hung_up(fd.as_fd()) => {}
@@ -254,6 +283,7 @@ impl Search {
             }
             SFlag::S_IFIFO => {
                 let Some((index, way)) = self.pipes.get(&stat.st_ino) else { return };
+                self.found[*index].lots.push(place.0);
                 let ends = &mut self.found[*index].pipes[*way];
                 let mode = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
                 match mode.map(|mode| mode & OFlag::O_ACCMODE) {
@@ -267,7 +297,7 @@ impl Search {
 
     /// What was found for a record.
     fn take(&mut self, index: usize, record: &Record) -> Pieces {
-        let Parts { sockets: [client, server], pipes } = std::mem::take(&mut self.found[index]);
+        let Parts { sockets: [client, server], pipes, lots } = std::mem::take(&mut self.found[index]);
         let mut whole = client.is_some() && (record.server == 0 || server.is_some());
         let mut full = Vec::new();
         for (ends, inode) in pipes.into_iter().zip(record.pipes) {
@@ -289,7 +319,7 @@ impl Search {
         let mut full = full.into_iter();
         let pipes = [full.next().flatten(), full.next().flatten()];
         match client {
-            Some(client) if whole => Pieces::Whole(Box::new(WholePieces { client, server, pipes })),
+            Some(client) if whole => Pieces::Whole(Box::new(WholePieces { client, server, pipes, lots })),
             client => Pieces::Some(client, server),
         }
     }
@@ -305,17 +335,18 @@ struct WholePieces {
     client: Found,
     server: Option<Found>,
     pipes: [Option<(Pipe, u32)>; 2],
+    lots: Vec<usize>,
 }
 
 impl WholePieces {
     fn adopted(self, mut record: Record, names: &Names) -> Adopted {
-        let WholePieces { client, mut server, pipes: [to_upstream, to_client] } = self;
+        let WholePieces { client, mut server, pipes: [to_upstream, to_client], lots } = self;
         let flags = record.flags;
-        if flags.has(Flags::CONNECTING) && flags.has(Flags::WORKING) {
+        if flags.has(Flags::CONNECTING) {
             // It was just taken, and may have been greeted: once more would be once too often.
             server.take().iter().for_each(|server| socket::reset(server.fd.as_fd()));
-        }
-        if flags.has(Flags::WORKING) && !flags.has(Flags::CONNECTING) {
+            record.server = 0;
+        } else if flags.has(Flags::WORKING) {
             for (way, source) in [(Way::ToUpstream, Some(&client)), (Way::ToClient, server.as_ref())] {
                 // Its error may have been told to the process that is gone: the end that it shows now
                 // would pass for a clean one.
@@ -330,7 +361,7 @@ impl WholePieces {
             record.upstream = NO_UPSTREAM;
         }
         let names = (proxy.map(|(name, _)| name.clone()).unwrap_or_default(), upstream);
-        Adopted { record, names, client, server, to_upstream, to_client }
+        Adopted { record, names, client, server, to_upstream, to_client, lots }
     }
 }
 

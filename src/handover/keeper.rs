@@ -1,6 +1,7 @@
 //! What outlives the process: the ledger and the lots, in systemd's store.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
@@ -21,6 +22,7 @@ pub struct Keeper {
     stored: AtomicU64,
     began: Instant,
     tries: u64,
+    failed: AtomicBool,
 }
 
 /// Who fails so soon after an adoption may fail because of it.
@@ -30,17 +32,22 @@ impl Keeper {
     /// Nothing is stored by it yet. `tries` is how often in a row an adoption was begun, this time included.
     pub fn new(ledger: Ledger, crash_after: Option<u64>, notifier: Notifier, tries: u64) -> Keeper {
         ledger.set_tries(tries);
-        Keeper { ledger, crash_after, notifier, stored: AtomicU64::new(0), began: Instant::now(), tries }
+        let (stored, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Keeper { ledger, crash_after, notifier, stored, began: Instant::now(), tries, failed }
     }
 
     /// The adoption has got through.
     pub fn got_through(&self) {
         self.ledger.set_tries(0);
+        if self.failed.load(SeqCst) {
+            self.ledger.set_tries(self.tries);
+        }
     }
 
     /// A part of this process has failed by itself.
     pub fn has_failed(&self) {
         if self.began.elapsed() < TRIAL {
+            self.failed.store(true, SeqCst);
             self.ledger.set_tries(self.tries);
         }
     }

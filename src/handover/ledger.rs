@@ -45,8 +45,6 @@ const CHUNK: u64 = 64;
 const ALIVE: usize = 8;
 /// Words of a lot: the cookies of both ends, and whose it is.
 const LOT: usize = 3;
-/// Lots at the most.
-pub const MOST_LOTS: usize = 126;
 /// More than any machine has: a number beyond it is wrong.
 const MOST_SLOTS: u64 = 1 << 24;
 /// Areas take turns, so none is far from the beginning.
@@ -90,12 +88,17 @@ struct Layout {
     end: usize,
 }
 
+/// Lots that there is room for: two a worker, and some for those who need more.
+fn most_lots(workers: u64) -> usize {
+    workers as usize * 2 + 62
+}
+
 impl Layout {
     fn of(workers: u64, names_bytes: u64, capacity: u64) -> Layout {
         let line = |at: usize| at.next_multiple_of(8);
         let alive = HEAD;
         let lots = alive + workers as usize * ALIVE;
-        let names = line(lots + MOST_LOTS * LOT);
+        let names = line(lots + most_lots(workers) * LOT);
         let slots = line(names + (names_bytes as usize).div_ceil(8)).next_multiple_of(record::WORDS);
         Layout { alive, lots, names, slots, end: slots + capacity as usize * record::WORDS }
     }
@@ -184,7 +187,8 @@ impl Ledger {
     /// Notes a lot; to be done before it is stored. False: there is no room for more.
     pub fn add_lot(&self, lot: LotEntry) -> bool {
         let words = self.area.words();
-        let more = |n: u64| (n < MOST_LOTS as u64).then_some(n + 1);
+        let most = most_lots(words[HEAD_WORKERS].load(Ordering::Relaxed)) as u64;
+        let more = |n: u64| (n < most).then_some(n + 1);
         let Ok(index) = words[HEAD_LOTS].fetch_update(Ordering::AcqRel, Ordering::Relaxed, more) else {
             return false;
         };
@@ -217,6 +221,14 @@ pub fn count_try(file: BorrowedFd<'_>) -> u64 {
     let Ok(header) = Mapping::new(file, 0, HEADER) else { return 0 };
     let tries: &AtomicU64 = &header.words()[HEADER_TRIES];
     tries.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Takes a try back.
+pub fn uncount_try(file: BorrowedFd<'_>) {
+    if let Ok(header) = Mapping::new(file, 0, HEADER) {
+        let less = |n: u64| Some(n.saturating_sub(1));
+        let _ = header.words()[HEADER_TRIES].fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// What the last incarnation left in the ledger.
@@ -268,7 +280,7 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
     }
     let layout = Layout::of(workers, names, capacity);
     let at = |word: usize| offset + word as u64 * 8;
-    let lots = head[HEAD_LOTS].min(MOST_LOTS as u64) as usize;
+    let lots = head[HEAD_LOTS].min(most_lots(workers) as u64) as usize;
     let lots = file.words(at(layout.lots), lots * LOT)?;
     let alive = file.words(at(layout.alive), workers as usize * ALIVE)?;
     let bytes = file.words(at(layout.names), (names as usize).div_ceil(8))?;
@@ -438,7 +450,7 @@ mod tests {
         assert!(ledger.take_chunk().is_some(), "100 are rounded up to 128");
         assert!(ledger.take_chunk().is_none() && ledger.slot(127).is_some() && ledger.slot(128).is_none());
         let lot = LotEntry { near: 1, far: 2, worker: 0 };
-        assert_eq!((0..MOST_LOTS + 5).filter(|_| ledger.add_lot(lot)).count(), MOST_LOTS);
+        assert_eq!((0..100).filter(|_| ledger.add_lot(lot)).count(), most_lots(2));
     }
 
     #[test]

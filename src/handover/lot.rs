@@ -69,11 +69,11 @@ impl<T> Lot<T> {
         Ok(LotEntry { near: socket::cookie(near)?, far: socket::cookie(far)?, worker: worker as u64 })
     }
 
-    fn drop_head(&mut self) {
-        if self.queue.pop_front().is_some() {
-            // Its file descriptors are closed with it. It is ours alone, so it is there.
-            let _ = rights::discard(self.far.as_fd());
-        }
+    fn drop_head(&mut self) -> Option<Message<T>> {
+        let message = self.queue.pop_front()?;
+        // Its file descriptors are closed with it. It is ours alone, so it is there.
+        let _ = rights::discard(self.far.as_fd());
+        Some(message)
     }
 }
 
@@ -141,18 +141,21 @@ impl<T> Lots<T> {
                 Err(errno) => return Err(errno),
             }
         }
-        if self.lots.len() == MOST_LOTS {
+        if self.lots.len() >= MOST_LOTS {
             return Err(Errno::ENOSPC);
         }
         let mut lot = Lot::new()?;
         if !made(&lot) {
             return Err(Errno::ENOSPC);
         }
-        rights::send(lot.near.as_fd(), fds)?;
-        lot.queue.push_back(Message { items, fds: fds.len() });
+        let result = rights::send(lot.near.as_fd(), fds);
+        if result.is_ok() {
+            lot.queue.push_back(Message { items, fds: fds.len() });
+            self.count(fds.len());
+        }
+        // It is stored, so it is used the next time.
         self.lots.push(lot);
-        self.count(fds.len());
-        Ok(())
+        result
     }
 
     fn count(&mut self, fds: usize) {
@@ -172,7 +175,14 @@ impl<T> Lots<T> {
         let bearable = if self.parked > self.crowd { DEAD_CROWDED } else { DEAD + self.needed / 8 };
         !self.tidying.is_empty()
             || dead > bearable
+            || self.is_scattered()
             || (messages() > MANY_MESSAGES && self.parked < messages() * (rights::MOST_AT_ONCE / 4))
+    }
+
+    /// Little stands in many lots.
+    fn is_scattered(&self) -> bool {
+        let used = self.lots.iter().filter(|lot| !lot.queue.is_empty()).count();
+        used > 1 && self.lots.iter().map(|lot| lot.queue.len()).sum::<usize>() < MANY_MESSAGES / 2
     }
 
     /// Takes the oldest messages off one queue, as many as one new message has room for what is needed of
@@ -188,9 +198,8 @@ impl<T> Lots<T> {
             self.tidying.clear();
             return Ok(());
         };
-        let (lot, left) = (&mut self.lots[index], &mut self.tidying[index]);
         let (mut fds, mut taken) = (Vec::new(), 0);
-        for message in lot.queue.iter().take(*left) {
+        for message in self.lots[index].queue.iter().take(self.tidying[index]) {
             let found: Vec<_> = message.items.iter().flat_map(&find).flatten().collect();
             if !fds.is_empty() && fds.len() + found.len() > rights::MOST_AT_ONCE {
                 break;
@@ -198,25 +207,28 @@ impl<T> Lots<T> {
             fds.extend(found);
             taken += 1;
         }
+        // The first one has it, if there is room: the others become empty.
+        let room = self.lots.iter().take(index).position(|lot| lot.queue.len() < MOST_MESSAGES);
+        let to = room.unwrap_or(index);
         if !fds.is_empty() {
-            rights::send(lot.near.as_fd(), &fds)?;
+            rights::send(self.lots[to].near.as_fd(), &fds)?;
         }
         fault::pass("tidy-sent");
+        let lot = &mut self.lots[index];
         let mut items = Vec::new();
         for _ in 0..taken {
-            self.parked -= lot.queue.front().map_or(0, |message| message.fds);
-            items.extend(
-                lot.queue.front_mut().map(|message| std::mem::take(&mut message.items)).unwrap_or_default(),
-            );
-            lot.drop_head();
+            if let Some(message) = lot.drop_head() {
+                self.parked -= message.fds;
+                items.extend(message.items);
+            }
             fault::pass("tidy-dropped");
         }
         items.retain(|item| find(item).iter().any(Option::is_some));
         if !fds.is_empty() {
             self.parked += fds.len();
-            lot.queue.push_back(Message { items, fds: fds.len() });
+            self.lots[to].queue.push_back(Message { items, fds: fds.len() });
         }
-        *left -= taken;
+        self.tidying[index] -= taken;
         if self.tidying.iter().all(|left| *left == 0) {
             self.tidying.clear();
         }

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
 use slog::{debug, info, warn};
 
-use super::connection::end_socket;
+use super::portable::NO_SLOT;
 use super::proxy_protocol;
 use super::slab::Key;
 use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
@@ -15,7 +15,6 @@ use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worke
 use crate::config::SendProxy;
 use crate::event::Event;
 use crate::fault;
-use crate::handover::record::{Flags, Live};
 use crate::sys::socket::{self, Connecting, Peer};
 
 impl Worker {
@@ -61,10 +60,7 @@ impl Worker {
             let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Server).to_bits());
             let watched = self.epoll.add(&fd, event);
             connection.server = Some(fd);
-            if let Some(slot) = record_of(&self.keeper, connection) {
-                connection.save_server(slot);
-            }
-            fault::pass("connect-saved");
+            fault::pass("connect-begun");
             match watched {
                 Err(_) => return self.end(key, End::Failed),
                 Ok(()) if decided => return self.connected(key),
@@ -75,12 +71,8 @@ impl Worker {
 
     /// A pending connect became writable, or broke.
     pub(super) fn connect_decided(&mut self, key: Key) {
-        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let Some(connection) = self.connection(key) else { return };
         let Some(server) = &connection.server else { return };
-        if let Some(slot) = record_of(&self.keeper, connection) {
-            slot.add_flags(Flags::WORKING);
-        }
-        fault::pass("connect-working");
         match socket::take_error(server.as_fd()) {
             Ok(()) => self.connected(key),
             Err(errno) => self.next_upstream(key, errno.desc()),
@@ -104,12 +96,7 @@ impl Worker {
 
     fn next_upstream(&mut self, key: Key, why: &str) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let slot = record_of(&self.keeper, connection);
-        if let Some(server) = connection.server.take() {
-            slot.iter().for_each(|slot| connection.save_server(slot));
-            let parked = std::mem::take(&mut connection.parked[1]);
-            end_socket(server, parked, parked, &mut self.means);
-        }
+        connection.server = None;
         let timeout = self.fleet.proxies[usize::from(connection.proxy)].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
@@ -129,9 +116,6 @@ impl Worker {
             Peer::Tcp(peer) => socket::local_address(connection.client.as_fd()).map(|local| (peer, local)),
             Peer::Unix(_) => None,
         };
-        if let Some(slot) = record_of(&self.keeper, connection) {
-            slot.add_flags(Flags::WORKING);
-        }
         fault::pass("connect-decided");
         let greeted = match proxy.config.send_proxy {
             SendProxy::Off => Ok(()),
@@ -144,12 +128,6 @@ impl Worker {
         }
         connection.connect_until = None;
         connection.last = now;
-        // From here on the next incarnation must not connect anew.
-        if let Some(slot) = record_of(&self.keeper, connection) {
-            connection.save(slot);
-        }
-        fault::pass("connect-connected");
-        let park_now = self.crash_after == Some(0) || connection.parked == [true, false];
         // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
         connection.to_upstream.flow.sink_ready();
         connection.to_client.flow.source_ready();
@@ -161,12 +139,26 @@ impl Worker {
             info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
         }
-        if park_now {
-            self.park(&[key]);
-        }
+        self.keep_server(key);
         self.look_at_idle(key);
         self.look_at_drain(key);
         self.advance(key);
+    }
+
+    /// From here on the next incarnation must not connect anew: what is to be kept of the upstream is, before
+    /// the record says that there is one.
+    fn keep_server(&mut self, key: Key) {
+        let known = self.connection(key).is_some_and(|connection| connection.slot != NO_SLOT);
+        if known || self.crash_after == Some(0) {
+            self.park(&[key]);
+        }
+        fault::pass("connect-parked");
+        if let Some(Entry::Connection(connection)) = self.table.get_mut(key)
+            && let Some(slot) = record_of(&self.keeper, connection)
+        {
+            connection.save_server(slot);
+        }
+        fault::pass("connect-connected");
     }
 
     fn upstream_failed(&mut self, proxy: u16, index: usize, why: &str) {

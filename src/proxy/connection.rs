@@ -169,7 +169,7 @@ impl Connection {
     pub fn view(&self, now: u64, thorough: bool) -> View {
         let (up, down) = (&self.to_upstream.flow, &self.to_client.flow);
         let told = self.goodbye != Goodbye::None;
-        let silent = now.saturating_sub(self.last) >= QUIET_AFTER;
+        let silent = !self.is_recent(now);
         let ask = thorough || (silent && !self.answer_due);
         // A FIN that is not acknowledged counts as one byte.
         let unsent = |flow: &Flow, fd: BorrowedFd<'_>| ask && socket::unsent(fd) > u32::from(flow.is_over());
@@ -187,6 +187,17 @@ impl Connection {
             last: self.last,
             goodbye: self.goodbye,
         }
+    }
+
+    /// Duplicates of all that belongs to it stand in a lot, and its record in the ledger.
+    pub fn is_whole(&self) -> bool {
+        let has_server = self.server.is_some() && self.connect_until.is_none();
+        self.slot != NO_SLOT && self.parked[0] && (self.parked[1] || !has_server)
+    }
+
+    /// A byte moved a moment ago.
+    pub fn is_recent(&self, now: u64) -> bool {
+        now.saturating_sub(self.last) < QUIET_AFTER
     }
 
     /// The client has not received everything yet, as far as its acknowledgements tell.
@@ -329,6 +340,8 @@ impl Half {
                         self.flow.finished();
                         if let Some(pipe) = self.pipe.take() {
                             if let Some((slot, way)) = place {
+                                // Without its pipe the stream has a hole: that is to be known first.
+                                slot.add_flags(Flags::BROKEN.and(Flags::over(way)));
                                 slot.unbind(way);
                             }
                             fault::pass("relay-broken");

@@ -24,6 +24,8 @@ use crate::{Error, Result, config};
 
 /// File descriptors that are not a connection's: listeners, epolls, log, pipes.
 const RESERVED_FDS: u64 = 512;
+/// Of each worker, in flight: the dead in its lots, and what it is just parking.
+const RESERVED_FDS_OF_A_WORKER: u64 = 128;
 const FDS_PER_CONNECTION: u64 = 2;
 
 /// How long handshakes that had begun may take to their end.
@@ -57,6 +59,7 @@ pub struct Fleet {
     pub(super) adopted: Vec<Mutex<Vec<Placed>>>,
     /// The lots that each worker begins with.
     pub(super) lots: Vec<Mutex<Option<Lots<Item>>>>,
+    pub(super) have_adopted: AtomicUsize,
     /// Workers that have handed over or failed.
     pub(super) have_parked: Mutex<BTreeSet<usize>>,
     pub(super) handed_over: AtomicU64,
@@ -139,6 +142,7 @@ impl Fleet {
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
             Ok(Mailbox { wake, commands: Mutex::default() })
         };
+        let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
             proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
             adopted_counts: (0, 0),
@@ -147,11 +151,12 @@ impl Fleet {
             keeper: None,
             adoptable: Vec::new(),
             lots: (0..workers).map(|_| Mutex::default()).collect(),
+            have_adopted: AtomicUsize::new(0),
             have_parked: Mutex::default(),
             handed_over: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             mailboxes: (0..workers).map(mailbox).collect::<Result<_>>()?,
-            limit: (fd_limit.saturating_sub(RESERVED_FDS) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
+            limit: (fd_limit.saturating_sub(reserved) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
                 as u32,
             active: AtomicU32::new(0),
             pipes: Arc::default(),

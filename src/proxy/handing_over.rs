@@ -8,6 +8,7 @@ use nix::sys::epoll::EpollEvent;
 use slog::warn;
 
 use super::connection::Connection;
+use super::drain::{Doing, Goodbye, doing};
 use super::fleet::{Placed, lock};
 use super::means::Item;
 use super::portable::NO_SLOT;
@@ -78,7 +79,10 @@ impl Worker {
             size += fds;
         }
         self.send_parked(&batch, &mut failed);
-        let Some(errno) = failed else { return };
+        let Some(errno) = failed else {
+            self.parking_failed = false;
+            return;
+        };
         self.parking_rests_until = self.now + RETRY_PARKING;
         if !std::mem::replace(&mut self.parking_failed, true) {
             warn!(
@@ -93,7 +97,9 @@ impl Worker {
     fn prepare_parking(&mut self, key: Key, failed: &mut Option<Errno>) -> Option<[bool; 2]> {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return None };
         let parking = self.means.parking.as_mut()?;
-        let missing = [!connection.parked[0], connection.server.is_some() && !connection.parked[1]];
+        // An upstream that is not connected yet is none: the next incarnation begins anew with it.
+        let has_server = connection.server.is_some() && connection.connect_until.is_none();
+        let missing = [!connection.parked[0], has_server && !connection.parked[1]];
         if missing == [false, false] {
             return None;
         }
@@ -102,6 +108,7 @@ impl Worker {
             let record = connection.record(&self.means.pipes);
             let (Some(number), Ok(record)) = (slot, record) else {
                 *failed = Some(Errno::ENOSPC);
+                self.young.push_back((key, self.now));
                 return None;
             };
             record.store(parking.keeper.ledger.slot(number)?);
@@ -119,6 +126,9 @@ impl Worker {
             if let Some(Entry::Connection(connection)) = table.get(*key) {
                 fds.extend(missing[0].then(|| connection.client.as_fd()));
                 fds.extend(connection.server.as_ref().filter(|_| missing[1]).map(AsFd::as_fd));
+                let ours = fds.len() - missing.iter().filter(|missing| **missing).count();
+                // Should nobody ever go on with it, its peers shall not take its end for a clean one.
+                fds[ours..].iter().for_each(|fd| socket::reset_on_close(*fd));
                 items.push(Item::sockets(*key, missing[0], missing[1]));
             }
         }
@@ -149,15 +159,14 @@ impl Worker {
         for index in 0..self.doors.len() {
             self.keep_door_for_the_next(index);
         }
+        self.end_the_told();
         let keys = self.table.keys();
-        if self.crash_after.is_none() {
-            let in_use = |key: &Key| match self.table.get(*key) {
-                Some(Entry::Connection(c)) => [c.to_upstream.pipe, c.to_client.pipe],
-                _ => [None, None],
-            };
-            let pipes: Vec<_> = keys.iter().flat_map(in_use).flatten().collect();
-            pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, true));
-        }
+        let in_use = |key: &Key| match self.table.get(*key) {
+            Some(Entry::Connection(c)) => [c.to_upstream.pipe, c.to_client.pipe],
+            _ => [None, None],
+        };
+        let pipes: Vec<_> = keys.iter().flat_map(in_use).flatten().collect();
+        pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, true));
         fault::pass("leave-pipes");
         self.park(&keys);
         fault::pass("leave-parked");
@@ -172,13 +181,27 @@ impl Worker {
         self.fleet.worker_has_parked(self.index, count);
     }
 
+    /// Ends those that were told goodbye, in a drain that has become a restart, and are silent since.
+    fn end_the_told(&mut self) {
+        let now = self.now;
+        let is_told = |c: &mut Connection| {
+            let closes = c.goodbye != Goodbye::None && !c.is_recent(now);
+            closes && doing(&c.view(now, true), now) == Doing::Closing
+        };
+        for key in self.table.keys() {
+            if self.connection(key).is_some_and(is_told) {
+                self.end(key, End::Goodbye);
+            }
+        }
+    }
+
     /// Ends this process's part in a connection. True if the next one goes on with it.
     fn let_go_of_parked(&mut self, connection: Connection) -> bool {
         let fleet = self.fleet.clone();
         let proxy = &fleet.proxies[usize::from(connection.proxy)];
         let upstream = connection.upstream.map(|index| &proxy.upstreams[usize::from(index)]);
         upstream.iter().for_each(|upstream| upstream.leave());
-        let is_whole = connection.parked[0] && (connection.server.is_none() || connection.parked[1]);
+        let is_whole = connection.is_whole();
         if is_whole {
             record_of(&self.keeper, &connection).iter().for_each(|slot| connection.save(slot));
         } else {
@@ -197,24 +220,27 @@ impl Worker {
             self.adopt(placed);
             fault::pass("adopt-one");
         }
+        self.fleet.worker_has_adopted();
     }
 
     fn adopt(&mut self, placed: Placed) {
         let Placed { adopted, proxy, upstream, slot, places } = placed;
         let shared = &self.fleet.proxies[usize::from(proxy)];
+        // Who has none yet gets one below.
+        let upstream = upstream.filter(|_| adopted.server.is_some());
         if let Some(index) = upstream {
             shared.upstreams[usize::from(index)].enter();
         }
         let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
         connection.slot = slot;
-        if connection.connect_until.is_some() && upstream.is_none() {
-            // It would be an upstream that nobody wants any more.
-            connection.server.take().iter().for_each(|server| socket::reset(server.as_fd()));
-        }
         if let Some(until) = &mut connection.connect_until {
             *until = self.now + shared.config.connect_timeout.as_millis() as u64;
         }
-        connection.parked = [places[0].is_some(), places[1].is_some() && connection.server.is_some()];
+        connection.parked = places.map(|place| place.is_some());
+        let sockets = [Some(&connection.client), connection.server.as_ref()];
+        for (socket, _) in sockets.into_iter().zip(connection.parked).filter(|(_, parked)| !parked) {
+            socket.iter().for_each(|fd| socket::finish_on_close(fd.as_fd()));
+        }
         let pipes: Vec<_> =
             [connection.to_upstream.pipe, connection.to_client.pipe].into_iter().flatten().collect();
         self.connections += 1;
@@ -236,10 +262,9 @@ impl Worker {
             return self.end(key, End::Broken);
         }
         let Some(connection) = self.connection(key) else { return };
-        match (connection.connect_until, &connection.server) {
-            (Some(until), Some(_)) => self.arm(key, until),
-            (Some(_), None) => self.connect(key),
-            (None, _) => self.advance(key),
+        match connection.connect_until {
+            Some(_) => self.connect(key),
+            None => self.advance(key),
         }
         self.look_at_idle(key);
         self.look_at_drain(key);

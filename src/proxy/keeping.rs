@@ -1,6 +1,7 @@
 //! What all workers share of the handover: the estate of the last incarnation is divided among them, and
 //! theirs is gathered for the next.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -56,7 +57,9 @@ impl Fleet {
             .map(|p| (p.config.name.clone(), p.upstreams.iter().map(|u| u.name.clone()).collect()))
             .collect();
         let is_new = estate.ledger.is_none();
-        let ledger = Ledger::prepare(&names, self.workers(), self.limit, estate.ledger.take())?;
+        // Any worker may come to have all connections. What is never touched costs nothing.
+        let capacity = self.limit.saturating_mul(self.workers() as u32);
+        let ledger = Ledger::prepare(&names, self.workers(), capacity, estate.ledger.take())?;
         let crash_after = crash_after.map(|after| after.as_millis() as u64);
         let keeper = Keeper::new(ledger, crash_after, notifier.clone(), estate.tries);
         let homes = self.take_lots(estate, &keeper)?;
@@ -87,9 +90,19 @@ impl Fleet {
             return Ok(Vec::new());
         }
         let mut of_workers: Vec<Vec<Lot<Item>>> = (0..self.workers()).map(|_| Vec::new()).collect();
+        // What belongs together was parked by one worker. A lot with nothing of use in it may be anybody's.
+        let used: BTreeSet<usize> =
+            self.adoptable.iter().flat_map(|(a, ..)| a.lots.iter().copied()).collect();
+        let mut counts = vec![0; self.workers()];
+        let owner = |entry: &LotEntry| entry.worker as usize % counts.len();
+        let mut owners: Vec<_> = left.iter().map(|lot| owner(&lot.entry)).collect();
+        used.iter().for_each(|lot| counts[owners[*lot]] += 1);
+        for lot in (0..left.len()).filter(|lot| !used.contains(lot)) {
+            owners[lot] = (0..counts.len()).min_by_key(|worker| counts[*worker]).unwrap_or_default();
+            counts[owners[lot]] += 1;
+        }
         let mut homes = Vec::new();
-        for LeftLot { entry, near, far, messages } in left {
-            let worker = entry.worker as usize % self.workers();
+        for (LeftLot { entry, near, far, messages }, worker) in left.into_iter().zip(owners) {
             keeper.ledger.add_lot(LotEntry { worker: worker as u64, ..entry });
             homes.push((worker, of_workers[worker].len()));
             of_workers[worker].push(Lot::left(near, far, &messages));
@@ -127,9 +140,17 @@ impl Fleet {
         }
     }
 
+    /// A worker goes on with its share.
+    pub(super) fn worker_has_adopted(&self) {
+        if self.have_adopted.fetch_add(1, Relaxed) + 1 == self.workers() {
+            self.keeper.iter().for_each(|keeper| keeper.got_through());
+        }
+    }
+
     /// Has all workers hand over what they have; gives the number of connections when all have done so, or None
     /// at `until`. What failed workers had parked goes on as well.
     pub fn hand_over(&self, until: Instant) -> Option<u64> {
+        self.own_listeners().iter().for_each(|listener| listener.keep_file());
         self.tell_all(Command::HandOver);
         let all = || lock(&self.have_parked).len() == self.workers();
         self.wait_until(until, all).then(|| self.handed_over.load(Relaxed))

@@ -40,6 +40,11 @@ impl Listener {
 }
 
 impl Listener {
+    /// It is ours to close from here on, with its socket file.
+    pub fn own_file(&self) {
+        self.keep_file.store(false, Relaxed);
+    }
+
     /// The next incarnation takes it over: its socket file stays.
     pub fn keep_file(&self) {
         self.keep_file.store(true, Relaxed);
@@ -136,7 +141,10 @@ fn reopen(proxy: &str, fd: OwnedFd, address: &ListenAddress) -> Result<Listener>
         }
         _ => None,
     };
-    Ok(Listener::new(fd, false, file))
+    let listener = Listener::new(fd, false, file);
+    // Should this start fail, the next one shall find it as it was.
+    listener.keep_file();
+    Ok(listener)
 }
 
 fn refused(proxy: &str, address: &str, errno: Errno) -> Error {

@@ -91,21 +91,14 @@ impl Means {
 
     /// Takes an empty pipe back.
     pub fn put(&mut self, pipe: Key) {
-        if !self.pipes.put(pipe) {
-            self.forget_pipe();
-        }
+        let forgotten = self.pipes.put(pipe);
+        self.forget(2 * usize::from(forgotten));
     }
 
     /// Closes a pipe whose bytes are given up.
     pub fn discard(&mut self, pipe: Key) {
-        self.pipes.discard(pipe);
-        self.forget_pipe();
-    }
-
-    fn forget_pipe(&mut self) {
-        if let Some(parking) = self.parking.as_mut().filter(|parking| parking.keeper.crash_after.is_some()) {
-            parking.lots.forget(2);
-        }
+        let forgotten = self.pipes.discard(pipe);
+        self.forget(2 * usize::from(forgotten));
     }
 
     /// So many file descriptors that stand in the lots are not needed any more.
@@ -115,13 +108,16 @@ impl Means {
         }
     }
 
-    /// Parks a pipe, where connections outlive a crash or `at_once`. Should it fail, the connection with
-    /// bytes in it ends.
+    /// Parks a pipe, where connections outlive a crash or `at_once`. Should it fail, a crash ends the
+    /// connection with bytes in it.
     pub fn park_pipe(&mut self, key: Key, at_once: bool) {
         let wanted = |parking: &&mut Parking| at_once || parking.keeper.crash_after.is_some();
         let Some(parking) = self.parking.as_mut().filter(wanted) else { return };
-        if let Some(pipe) = self.pipes.get(key) {
-            let _ = parking.park(&pipe.ends(), vec![Item::pipe(key)]);
+        if let Some(pipe) = self.pipes.get(key)
+            && !self.pipes.is_parked(key)
+            && parking.park(&pipe.ends(), vec![Item::pipe(key)]).is_ok()
+        {
+            self.pipes.set_parked(key);
             fault::pass("pipe-parked");
         }
     }
@@ -162,7 +158,8 @@ impl Parking {
 /// The file descriptors of an item, as far as they are needed.
 fn find<'a>(item: Item, table: &'a Slab<Entry>, pipes: &'a Pipes) -> [Option<BorrowedFd<'a>>; 2] {
     if item.kind() == PIPE {
-        return pipes.get(item.key()).map_or([None, None], |pipe: &Pipe| pipe.ends().map(Some));
+        let pipe = pipes.get(item.key()).filter(|_| pipes.is_parked(item.key()));
+        return pipe.map_or([None, None], |pipe: &Pipe| pipe.ends().map(Some));
     }
     let Some(Entry::Connection(connection)) = table.get(item.key()) else { return [None, None] };
     let client = connection.parked[0].then(|| connection.client.as_fd());

@@ -22,13 +22,19 @@ const LARGE_MAX: usize = 8;
 const SPARE_MAX: usize = 32;
 
 pub struct Pipes {
-    table: Slab<Pipe>,
+    table: Slab<Held>,
     spare: Vec<Key>,
     large: usize,
     /// For the time when no more are to be had: it serves receivers that keep up.
     last: Option<Key>,
     /// How many there are in all workers, which leaves less room for connections.
     count: Arc<AtomicU32>,
+}
+
+/// A pipe, and whether a duplicate of it stands in a lot.
+struct Held {
+    pipe: Pipe,
+    parked: bool,
 }
 
 /// An empty pipe, and how it may be used.
@@ -50,7 +56,7 @@ impl Pipes {
     pub fn new(count: Arc<AtomicU32>) -> Result<Pipes, Errno> {
         count.fetch_add(1, Relaxed);
         let mut table = Slab::default();
-        let last = Some(table.insert(Pipe::new(None)?));
+        let last = Some(table.insert(Held { pipe: Pipe::new(None)?, parked: false }));
         let mut pipes = Pipes { table, spare: Vec::new(), large: 0, last, count };
         if let Ok(Taken::New(hot)) = pipes.take() {
             pipes.put(hot);
@@ -60,7 +66,19 @@ impl Pipes {
 
     /// A pipe that was taken.
     pub fn get(&self, key: Key) -> Option<&Pipe> {
-        self.table.get(key)
+        self.table.get(key).map(|held| &held.pipe)
+    }
+
+    /// Whether a duplicate of it stands in a lot.
+    pub fn is_parked(&self, key: Key) -> bool {
+        self.table.get(key).is_some_and(|held| held.parked)
+    }
+
+    /// A duplicate of it stands in a lot now.
+    pub fn set_parked(&mut self, key: Key) {
+        if let Some(held) = self.table.get_mut(key) {
+            held.parked = true;
+        }
     }
 
     /// All pipes, those that are not in use included.
@@ -86,10 +104,10 @@ impl Pipes {
     pub fn add(&mut self, pipe: Pipe) -> Key {
         self.count.fetch_add(1, Relaxed);
         self.large += usize::from(pipe.capacity() >= LARGE);
-        self.table.insert(pipe)
+        self.table.insert(Held { pipe, parked: false })
     }
 
-    /// Takes an empty pipe back. False: there are enough, and it is closed.
+    /// Takes an empty pipe back. True: there are enough, and one that is parked was closed.
     pub fn put(&mut self, pipe: Key) -> bool {
         if self.last.is_none() {
             self.large -= usize::from(self.is_large(pipe));
@@ -97,21 +115,20 @@ impl Pipes {
         } else if self.spare.len() < SPARE_MAX {
             self.spare.push(pipe);
         } else {
-            self.discard(pipe);
-            return false;
+            return self.discard(pipe);
         }
-        true
+        false
     }
 
-    /// Closes a pipe whose bytes are given up.
-    pub fn discard(&mut self, pipe: Key) {
+    /// Closes a pipe whose bytes are given up; tells whether it is parked.
+    pub fn discard(&mut self, pipe: Key) -> bool {
         self.count.fetch_sub(1, Relaxed);
         self.large -= usize::from(self.is_large(pipe));
-        self.table.remove(pipe);
+        self.table.remove(pipe).is_some_and(|held| held.parked)
     }
 
     fn is_large(&self, pipe: Key) -> bool {
-        self.table.get(pipe).is_some_and(|pipe| pipe.capacity() >= LARGE)
+        self.get(pipe).is_some_and(|pipe| pipe.capacity() >= LARGE)
     }
 }
 
@@ -135,7 +152,7 @@ mod tests {
         assert!(pipes.get(taken[LARGE_MAX + 1]).unwrap().capacity() < LARGE);
         assert_eq!(count.load(Relaxed) as usize, LARGE_MAX + 3);
         let hot = taken.remove(0);
-        assert!(taken.drain(..).all(|pipe| pipes.put(pipe)));
+        assert!(!taken.drain(..).any(|pipe| pipes.put(pipe)));
         pipes.put(hot);
         assert_eq!(ample(&mut pipes), hot);
     }
@@ -145,8 +162,9 @@ mod tests {
         let count = Arc::new(AtomicU32::new(0));
         let mut pipes = Pipes::new(count.clone()).unwrap();
         let taken: Vec<_> = (0..SPARE_MAX + 5).map(|_| ample(&mut pipes)).collect();
-        let kept = taken.iter().filter(|pipe| pipes.put(**pipe)).count();
-        assert_eq!((kept, pipes.keys().len()), (SPARE_MAX, SPARE_MAX + 1));
+        taken.iter().for_each(|pipe| pipes.set_parked(*pipe));
+        let closed = taken.iter().filter(|pipe| pipes.put(**pipe)).count();
+        assert_eq!((closed, pipes.keys().len()), (5, SPARE_MAX + 1));
         assert_eq!(count.load(Relaxed) as usize, SPARE_MAX + 1);
     }
 

@@ -21,7 +21,8 @@ impl Connection {
     /// # Errors
     /// The kernel doesn't tell what a socket is.
     pub fn record(&self, pipes: &Pipes) -> Result<Record, Errno> {
-        let server = self.server.as_ref().map_or(Ok(0), |server| socket::cookie(server.as_fd()));
+        let server = self.server.as_ref().filter(|_| self.connect_until.is_none());
+        let server = server.map_or(Ok(0), |server| socket::cookie(server.as_fd()));
         let inode = |half: &Half| half.pipe.and_then(|key| pipes.get(key)).map_or(0, |pipe| pipe.inode());
         Ok(Record {
             state: State::Live,
@@ -61,11 +62,10 @@ impl Connection {
         slot.set_head(State::Live, self.flags(), self.proxy, self.upstream.unwrap_or(NO_UPSTREAM));
     }
 
-    /// Notes the upstream that it has now, or that it has none.
+    /// Notes the upstream that it is connected to.
     pub fn save_server(&self, slot: &Slot) {
-        let cookie =
-            self.server.as_ref().map_or(0, |server| socket::cookie(server.as_fd()).unwrap_or_default());
-        slot.set_server(cookie);
+        let cookie = self.server.as_ref().and_then(|server| socket::cookie(server.as_fd()).ok());
+        slot.set_server(cookie.unwrap_or_default());
         self.save(slot);
     }
 
@@ -80,8 +80,7 @@ impl Connection {
         let Adopted { record, client, server, to_upstream, to_client, .. } = adopted;
         let flags = record.flags;
         let mut connection = Connection::new(record.id, client.fd, record.peer, proxy, record.opened);
-        let connecting = server.is_none() || flags.has(Flags::CONNECTING);
-        connection.connect_until = connecting.then_some(0);
+        connection.connect_until = server.is_none().then_some(0);
         connection.upstream = upstream;
         connection.server = server.map(|server| server.fd);
         connection.last = record.last;

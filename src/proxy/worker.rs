@@ -390,7 +390,7 @@ impl Drop for Worker {
                 if let Some(upstream) = connection.upstream {
                     proxy.upstreams[usize::from(upstream)].leave();
                 }
-                if connection.parked == [false, false] {
+                if !connection.is_whole() {
                     self.release(connection, (true, true));
                 }
                 fleet.connection_closed(proxy);

@@ -266,9 +266,21 @@ pub fn reset_on_close(fd: BorrowedFd<'_>) {
     let _ = setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
+/// Undoes [`reset_on_close`].
+pub fn finish_on_close(fd: BorrowedFd<'_>) {
+    let _ = setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+}
+
 /// Ends both directions at once, though duplicates of the socket are elsewhere: close(2) would say
 /// nothing to the peer as long as those are open. An error means that the connection is gone already.
+/// What is unread then makes it a reset, as close(2) would.
 pub fn hang_up(fd: BorrowedFd<'_>) {
+    if is_tcp(fd).unwrap_or(false) {
+        if unread(fd) > 0 {
+            return reset(fd);
+        }
+        finish_on_close(fd);
+    }
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
 }
 
@@ -276,7 +288,8 @@ pub fn hang_up(fd: BorrowedFd<'_>) {
 /// AF_UNSPEC. UNIX sockets know no reset and are hung up.
 pub fn reset(fd: BorrowedFd<'_>) {
     if !is_tcp(fd).unwrap_or(false) {
-        return hang_up(fd);
+        let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
+        return;
     }
     let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
     // SAFETY: the kernel reads the address, which outlives the call. nix has no address without a

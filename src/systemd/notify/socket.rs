@@ -44,7 +44,8 @@ impl Socket {
             return match sendmsg(socket.as_raw_fd(), &text, control, flags, Some(address)) {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(SendError::Full),
+                // ETOOMANYREFS: the user has too many file descriptors in flight, for now.
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ETOOMANYREFS) => Err(SendError::Full),
                 Err(e) => Err(SendError::Broken(format!("{address}: {}", e.desc()))),
             };
         }

@@ -97,6 +97,6 @@ fn a_manager_that_does_not_answer_the_barrier_is_not_waited_for_without_end() {
     drained.signal(Signal::SIGTERM);
     // Nothing could be stored: they must not be lost silently.
     let end = drained.wait_end();
-    assert_eq!((end_of(&client), end_of(&server)), (Ended::Fin, Ended::Fin));
+    assert_eq!((end_of(&client), end_of(&server)), (Ended::Reset, Ended::Reset));
     assert!(!end.says("event=handed-over"), "{:#?}", end.lines);
 }
