@@ -99,13 +99,24 @@ impl<T> Lots<T> {
         Lots { lots, parked, needed: 0, tidying: Vec::new() }
     }
 
-    /// Notes one file descriptor of what a lot had from the beginning, in the message with this number, as
-    /// needed.
-    pub fn note(&mut self, lot: usize, message: usize, item: T) {
+    /// Notes so many file descriptors of what a lot had from the beginning, in the message with this number,
+    /// as needed.
+    pub fn note(&mut self, lot: usize, message: usize, item: T, fds: usize) {
         if let Some(message) = self.lots.get_mut(lot).and_then(|lot| lot.queue.get_mut(message)) {
             message.items.push(item);
-            self.needed += 1;
+            self.needed += fds;
         }
+    }
+
+    /// Parks duplicates of what has come from elsewhere, to be [noted](Self::note) later. Tells the lot and
+    /// the message; None: there is no room.
+    pub fn take_in(&mut self, fds: &[BorrowedFd<'_>]) -> Option<(usize, usize)> {
+        let mut with_room =
+            self.lots.iter_mut().enumerate().filter(|(_, lot)| lot.queue.len() < MOST_MESSAGES);
+        let (index, lot) = with_room.find(|(_, lot)| rights::send(lot.near.as_fd(), fds).is_ok())?;
+        lot.queue.push_back(Message { items: Vec::new(), fds: fds.len() });
+        self.parked += fds.len();
+        Some((index, lot.queue.len() - 1))
     }
 
     /// All of them.

@@ -189,7 +189,7 @@ impl Worker {
     }
 
     fn adopt(&mut self, placed: Placed) {
-        let Placed { adopted, proxy, upstream, slot, places } = placed;
+        let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
         let shared = &self.fleet.proxies[usize::from(proxy)];
         if let Some(index) = upstream {
             shared.upstreams[usize::from(index)].enter();
@@ -204,20 +204,26 @@ impl Worker {
             *until = self.now + shared.config.connect_timeout.as_millis() as u64;
         }
         connection.parked = [places[0].is_some(), places[1].is_some() && connection.server.is_some()];
-        let pipes: Vec<_> =
-            [connection.to_upstream.pipe, connection.to_client.pipe].into_iter().flatten().collect();
+        let bound = [connection.to_upstream.pipe, connection.to_client.pipe];
         self.connections += 1;
         let key = self.table.insert(Entry::Connection(connection));
         if let Some(parking) = &mut self.means.parking {
             for (place, side) in places.into_iter().zip([Side::Client, Side::Server]) {
                 if let Some((lot, message)) = place {
-                    parking.lots.note(lot, message, Item::socket(key, side));
+                    parking.lots.note(lot, message, Item::socket(key, side), 1);
                 }
             }
         }
         fault::pass("adopt-noted");
-        // Once more: where it stands already it is noted by nobody.
-        pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, false));
+        for (pipe, place) in bound.into_iter().zip(pipes) {
+            match (pipe, place, &mut self.means.parking) {
+                (Some(pipe), Some((lot, message)), Some(parking)) => {
+                    parking.lots.note(lot, message, Item::pipe(pipe), 2);
+                }
+                (Some(pipe), ..) => self.means.park_pipe(pipe, false),
+                (None, ..) => {}
+            }
+        }
         if self.crash_after.is_some() {
             self.young.push_back((key, 0));
         }

@@ -1,6 +1,7 @@
 //! What all workers share of the handover: the estate of the last incarnation is divided among them, and
 //! theirs is gathered for the next.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -88,8 +89,9 @@ impl Fleet {
         }
         let mut of_workers: Vec<Vec<Lot<Item>>> = (0..self.workers()).map(|_| Vec::new()).collect();
         let mut homes = Vec::new();
-        for LeftLot { entry, near, far, messages } in left {
-            let worker = entry.worker as usize % self.workers();
+        for (number, LeftLot { entry, near, far, messages }) in left.into_iter().enumerate() {
+            // In turn, whosever they were: nobody who comes in addition needs one more.
+            let worker = number % self.workers();
             keeper.ledger.add_lot(LotEntry { worker: worker as u64, ..entry });
             homes.push((worker, of_workers[worker].len()));
             of_workers[worker].push(Lot::left(near, far, &messages));
@@ -104,10 +106,18 @@ impl Fleet {
     fn place(&mut self, ledger: &Ledger, homes: &[(usize, usize)]) {
         let mut slots = std::iter::from_fn(|| ledger.take_chunk()).flatten();
         for (number, (mut adopted, proxy, upstream)) in self.adoptable.drain(..).enumerate() {
-            let place = |found: &Found| homes.get(found.place.0).map(|home| (home.1, found.place.1));
-            let places = [place(&adopted.client), adopted.server.as_ref().and_then(place)];
             let home = homes.get(adopted.client.place.0).map(|home| home.0);
             let worker = home.unwrap_or(number % self.adopted.len());
+            let mut lots = lock(&self.lots[worker]);
+            let mut take_in = |fds: &[BorrowedFd<'_>]| lots.as_mut()?.take_in(fds);
+            let mut place = |found: &Found| {
+                let (owner, lot) = homes.get(found.place.0)?;
+                // Another worker tidies away what is not his.
+                if *owner == worker { Some((*lot, found.place.1)) } else { take_in(&[found.fd.as_fd()]) }
+            };
+            let places = [place(&adopted.client), adopted.server.as_ref().and_then(&mut place)];
+            let pipes = [&adopted.to_upstream, &adopted.to_client]
+                .map(|pipe| pipe.as_ref().and_then(|(pipe, _)| take_in(&pipe.ends())));
             let mut slot = NO_SLOT;
             if let Some(free) = slots.next() {
                 slot = free;
@@ -118,7 +128,7 @@ impl Fleet {
                 adopted.record.pipes = [pipe(&adopted.to_upstream), pipe(&adopted.to_client)];
                 ledger.slot(slot).iter().for_each(|slot| adopted.record.store(slot));
             }
-            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places });
+            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places, pipes });
         }
     }
 

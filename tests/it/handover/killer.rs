@@ -38,8 +38,6 @@ const TRIES: u64 = 4;
 const MOST_TRIES: u64 = 2;
 /// Both ends of each lot that may be stored.
 const MOST_LOT_ENDS: usize = 64;
-/// What ends an incarnation that nobody kills.
-const ORDERLY: &str = "orderly";
 
 /// How an incarnation is to end. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -175,7 +173,7 @@ impl Run<'_> {
                 self.swarm().killed();
                 *done.kills.entry(name).or_default() += 1;
             }
-            (None, Some(0)) if name == ORDERLY => done.restarts += 1,
+            (None, Some(0)) if end.says("SIGTERM from") => done.restarts += 1,
             _ => panic!("an end that nobody wanted: {end:#?}"),
         }
         assert!(!end.says("panicked"), "{end:#?}");
@@ -242,15 +240,14 @@ impl Run<'_> {
                 pause(after);
                 daemon.signal(Signal::SIGTERM);
                 pause(stopping);
-                let ended = daemon.has_ended();
                 daemon.signal(Signal::SIGKILL);
-                if ended { ORDERLY } else { "halfway" }.to_owned()
+                "halfway".to_owned()
             }
             Doom::Restart { after } => {
                 self.wait_ready();
                 pause(after);
                 daemon.signal(Signal::SIGTERM);
-                ORDERLY.to_owned()
+                "orderly".to_owned()
             }
             Doom::Point { name, .. } => {
                 let bound = Instant::now() + SOON;
