@@ -306,6 +306,22 @@ mod tests {
         assert_eq!(lots.park(&[one.as_fd()], vec![1], |_| false), Err(Errno::ENOSPC));
     }
 
+    #[test]
+    fn what_is_taken_in_and_noted_outlives_the_tidying() {
+        let (first, second, nobodys) = (file(), file(), file());
+        let mut lots: Lots<u8> = Lots::new(vec![Lot::new().unwrap()]);
+        assert_eq!(lots.take_in(&[first.as_fd(), second.as_fd()]), Some((0, 0)));
+        let dead = vec![nobodys.as_fd(); 200];
+        (0..4).for_each(|n| assert_eq!(lots.take_in(&dead), Some((0, 1 + n))));
+        lots.note(0, 0, 7, 2);
+        assert!(lots.is_untidy());
+        while lots.is_untidy() {
+            lots.tidy(|_| [Some(first.as_fd()), Some(second.as_fd())]).unwrap();
+        }
+        assert_eq!((found(&lots), lots.needed), (vec![inode(&first), inode(&second)], 2));
+        assert_eq!(Lots::<u8>::new(Vec::new()).take_in(&[first.as_fd()]), None);
+    }
+
     /// At each instant everything that lives stands in a queue, and in the end not much more.
     #[test]
     fn tidying_loses_nobody_and_lets_go_of_the_dead() {

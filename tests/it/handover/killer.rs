@@ -31,7 +31,7 @@ use crate::support::swarm::{Dice, Swarm, Tally, Terms};
 const STEPS: u32 = 60;
 const MOST_WORKERS: u32 = 4;
 /// After READY=1, until a point that was not reached is waited for no more.
-const REACHED: Duration = Duration::from_millis(120);
+const REACHED: Duration = Duration::from_millis(80);
 /// Where in the ledger the number of starts in a row stands that did not get through.
 const TRIES: u64 = 4;
 /// One more, and the next start lets go of all connections.
@@ -199,6 +199,7 @@ impl Run<'_> {
                 let name = self.points[dice.below(self.points.len() as u32) as usize].clone();
                 let most = match name.split('-').next() {
                     Some("start") => 1,
+                    Some("lot") => 2,
                     Some("relay") => 1 << dice.below(12),
                     _ => 1 << dice.below(6),
                 };
