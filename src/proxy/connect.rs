@@ -108,7 +108,9 @@ impl Worker {
         if let Some(server) = connection.server.take() {
             slot.iter().for_each(|slot| connection.save_server(slot));
             let parked = std::mem::take(&mut connection.parked[1]);
-            end_socket(server, parked, parked, &mut self.means);
+            let duplicated = parked || connection.inherited;
+            end_socket(server, duplicated, duplicated);
+            self.means.forget(usize::from(parked));
         }
         let timeout = self.fleet.proxies[usize::from(connection.proxy)].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);

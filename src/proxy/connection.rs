@@ -56,6 +56,8 @@ pub struct Connection {
     pub slot: u32,
     /// Whether duplicates of its sockets stand in a lot: the client's and the upstream's.
     pub parked: [bool; 2],
+    /// The last incarnation had parked them, so duplicates may stand where nobody here knows of them.
+    pub inherited: bool,
 }
 
 /// One direction with the pipe that it owns while bytes are in it.
@@ -112,6 +114,7 @@ impl Connection {
             wake_at: u64::MAX,
             slot: NO_SLOT,
             parked: [false; 2],
+            inherited: false,
         }
     }
 
@@ -218,23 +221,24 @@ impl Connection {
             }
         }
         fault::pass("end-pipes");
-        end_socket(self.client, self.parked[0], reset.0, means);
+        let [client_stands, server_stands] = self.parked.map(|parked| parked || self.inherited);
+        end_socket(self.client, client_stands, reset.0);
         fault::pass("end-half");
         if let Some(server) = self.server {
-            end_socket(server, self.parked[1], reset.1, means);
+            end_socket(server, server_stands, reset.1);
         }
+        means.forget(self.parked.iter().filter(|parked| **parked).count());
     }
 }
 
-/// Closes a socket; one that is parked stays open, so its peer is told first.
-pub fn end_socket(fd: OwnedFd, parked: bool, reset: bool, means: &mut Means) {
-    match (parked, reset) {
+/// Closes a socket; one of which there are duplicates stays open, so its peer is told first.
+pub fn end_socket(fd: OwnedFd, duplicated: bool, reset: bool) {
+    match (duplicated, reset) {
         (true, true) => socket::reset(fd.as_fd()),
         (true, false) => socket::hang_up(fd.as_fd()),
         (false, true) => socket::reset_on_close(fd.as_fd()),
         (false, false) => {}
     }
-    means.forget(usize::from(parked));
 }
 
 /// The record of a connection, and which of its directions.

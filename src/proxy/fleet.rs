@@ -78,8 +78,8 @@ pub(super) struct Placed {
     pub slot: u32,
     /// Where its sockets stand: the lot of its worker, and the message in it.
     pub places: [Option<(usize, usize)>; 2],
-    /// The same of its pipes, that to the upstream first.
-    pub pipes: [Option<(usize, usize)>; 2],
+    /// The same of its pipes.
+    pub pipes: Option<(usize, usize)>,
 }
 
 /// One proxy, shared by all workers.

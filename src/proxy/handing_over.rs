@@ -215,13 +215,12 @@ impl Worker {
             }
         }
         fault::pass("adopt-noted");
-        for (pipe, place) in bound.into_iter().zip(pipes) {
-            match (pipe, place, &mut self.means.parking) {
-                (Some(pipe), Some((lot, message)), Some(parking)) => {
+        for pipe in bound.into_iter().flatten() {
+            match (pipes, &mut self.means.parking) {
+                (Some((lot, message)), Some(parking)) => {
                     parking.lots.note(lot, message, Item::pipe(pipe), 2);
                 }
-                (Some(pipe), ..) => self.means.park_pipe(pipe, false),
-                (None, ..) => {}
+                _ => self.means.park_pipe(pipe, false),
             }
         }
         if self.crash_after.is_some() {

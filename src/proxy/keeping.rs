@@ -16,6 +16,7 @@ use crate::handover::ledger::{Ledger, LotEntry, Names};
 use crate::handover::lot::{Lot, Lots};
 use crate::handover::record::NO_UPSTREAM;
 use crate::sys::pipe::Pipe;
+use crate::sys::rights;
 use crate::systemd::notify::Notifier;
 use crate::{Error, Result};
 
@@ -108,16 +109,11 @@ impl Fleet {
         for (number, (mut adopted, proxy, upstream)) in self.adoptable.drain(..).enumerate() {
             let home = homes.get(adopted.client.place.0).map(|home| home.0);
             let worker = home.unwrap_or(number % self.adopted.len());
-            let mut lots = lock(&self.lots[worker]);
-            let mut take_in = |fds: &[BorrowedFd<'_>]| lots.as_mut()?.take_in(fds);
-            let mut place = |found: &Found| {
-                let (owner, lot) = homes.get(found.place.0)?;
-                // Another worker tidies away what is not his.
-                if *owner == worker { Some((*lot, found.place.1)) } else { take_in(&[found.fd.as_fd()]) }
+            let place = |found: &Found| {
+                let (_, lot) = homes.get(found.place.0).filter(|(owner, _)| *owner == worker)?;
+                Some((*lot, found.place.1))
             };
-            let places = [place(&adopted.client), adopted.server.as_ref().and_then(&mut place)];
-            let pipes = [&adopted.to_upstream, &adopted.to_client]
-                .map(|pipe| pipe.as_ref().and_then(|(pipe, _)| take_in(&pipe.ends())));
+            let places = [place(&adopted.client), adopted.server.as_ref().and_then(place)];
             let mut slot = NO_SLOT;
             if let Some(free) = slots.next() {
                 slot = free;
@@ -128,7 +124,12 @@ impl Fleet {
                 adopted.record.pipes = [pipe(&adopted.to_upstream), pipe(&adopted.to_client)];
                 ledger.slot(slot).iter().for_each(|slot| adopted.record.store(slot));
             }
-            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places, pipes });
+            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places, pipes: None });
+        }
+        for (share, lots) in self.adopted.iter().zip(&self.lots) {
+            for some in lock(share).chunks_mut(rights::MOST_AT_ONCE / Placed::MOST_STRAYS) {
+                take_in_strays(some, &mut lock(lots));
+            }
         }
     }
 
@@ -160,5 +161,30 @@ impl Fleet {
     /// What outlives the process, where there is a store.
     pub fn keeper(&self) -> Option<&Keeper> {
         self.keeper.as_deref()
+    }
+}
+
+/// Parks once more what stands where nobody notes it: pipes, and what another worker would tidy away.
+fn take_in_strays(some: &mut [Placed], lots: &mut Option<Lots<Item>>) {
+    let strays: Vec<BorrowedFd<'_>> = some.iter().flat_map(Placed::strays).collect();
+    let Some(place) = lots.as_mut().filter(|_| !strays.is_empty()).and_then(|lots| lots.take_in(&strays))
+    else {
+        return;
+    };
+    for placed in some {
+        placed.places[1] = placed.places[1].or(Some(place).filter(|_| placed.adopted.server.is_some()));
+        placed.pipes = Some(place);
+    }
+}
+
+impl Placed {
+    /// The upstream's socket, and both ends of two pipes.
+    const MOST_STRAYS: usize = 5;
+
+    fn strays(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let Placed { adopted, places, .. } = self;
+        let server = adopted.server.iter().filter(|_| places[1].is_none()).map(|found| found.fd.as_fd());
+        let pipes = [&adopted.to_upstream, &adopted.to_client].into_iter().flatten();
+        server.chain(pipes.flat_map(|(pipe, _)| pipe.ends()))
     }
 }
