@@ -3,7 +3,7 @@
 CARGO_FLAGS := --locked
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help run test test-rungs-1-2 test-peers test-rung-3 not-as-root lint lint-unit deb rpm bless tools clean
+.PHONY: help run test test-rungs-1-2 test-peers test-rung-3 killer not-as-root lint lint-unit deb rpm bless tools clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,6 +22,10 @@ test-rungs-1-2:
 # measure when a stop ends.
 test-peers:
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --test-threads=1 peers::
+
+killer: ## Kill the daemon at points chosen by a seed, for an hour or DRAINED_KILLER_SECONDS.
+	DRAINED_KILLER_SECONDS=$${DRAINED_KILLER_SECONDS:-3600} \
+	    cargo test $(CARGO_FLAGS) --test it -- --nocapture killer::not_one_byte
 
 # The installed package under a real systemd 252 and a real 257, one test after the other: some
 # measure milliseconds, others load both cores.

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::ledger::{self, Left, LotEntry, Names, Unreadable};
+use super::ledger::{self, Left, LotEntry, Unreadable};
+use super::names::Names;
 use super::record::{Flags, NO_UPSTREAM, Record, State, Way};
 use super::{LEDGER, LISTENER, LOT, lot};
 use crate::fault;
@@ -34,8 +35,6 @@ pub struct Adopted {
     pub to_upstream: Option<(Pipe, u32)>,
     /// The pipe with bytes for the client, and how many.
     pub to_client: Option<(Pipe, u32)>,
-    /// Which of [`Estate::lots`] have any of it.
-    pub lots: Vec<usize>,
 }
 
 /// A socket, and the lot and message that its duplicate stands in.
@@ -237,7 +236,6 @@ struct Search {
 struct Parts {
     sockets: [Option<Found>; 2],
     pipes: [(Option<OwnedFd>, Option<OwnedFd>); 2],
-    lots: Vec<usize>,
 }
 
 impl Search {
@@ -269,10 +267,7 @@ impl Search {
                 match wanted {
                     // It may stand in a queue twice.
                     Some((index, side)) if self.found[*index].sockets[*side].is_some() => {}
-                    Some((index, side)) => {
-                        self.found[*index].lots.push(place.0);
-                        self.found[*index].sockets[*side] = Some(Found { fd, place });
-                    }
+                    Some((index, side)) => self.found[*index].sockets[*side] = Some(Found { fd, place }),
                     // What was closed is shut down both ways, and stands here until the lot is tidied.
                     None if socket::is_hung_up(fd.as_fd()) => {}
                     None => {
@@ -283,7 +278,6 @@ impl Search {
             }
             SFlag::S_IFIFO => {
                 let Some((index, way)) = self.pipes.get(&stat.st_ino) else { return };
-                self.found[*index].lots.push(place.0);
                 let ends = &mut self.found[*index].pipes[*way];
                 let mode = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
                 match mode.map(|mode| mode & OFlag::O_ACCMODE) {
@@ -297,7 +291,7 @@ impl Search {
 
     /// What was found for a record.
     fn take(&mut self, index: usize, record: &Record) -> Pieces {
-        let Parts { sockets: [client, server], pipes, lots } = std::mem::take(&mut self.found[index]);
+        let Parts { sockets: [client, server], pipes } = std::mem::take(&mut self.found[index]);
         let mut whole = client.is_some() && (record.server == 0 || server.is_some());
         let mut full = Vec::new();
         for (ends, inode) in pipes.into_iter().zip(record.pipes) {
@@ -319,7 +313,7 @@ impl Search {
         let mut full = full.into_iter();
         let pipes = [full.next().flatten(), full.next().flatten()];
         match client {
-            Some(client) if whole => Pieces::Whole(Box::new(WholePieces { client, server, pipes, lots })),
+            Some(client) if whole => Pieces::Whole(Box::new(WholePieces { client, server, pipes })),
             client => Pieces::Some(client, server),
         }
     }
@@ -335,12 +329,11 @@ struct WholePieces {
     client: Found,
     server: Option<Found>,
     pipes: [Option<(Pipe, u32)>; 2],
-    lots: Vec<usize>,
 }
 
 impl WholePieces {
     fn adopted(self, mut record: Record, names: &Names) -> Adopted {
-        let WholePieces { client, mut server, pipes: [to_upstream, to_client], lots } = self;
+        let WholePieces { client, mut server, pipes: [to_upstream, to_client] } = self;
         let flags = record.flags;
         if flags.has(Flags::CONNECTING) {
             // It was just taken, and may have been greeted: once more would be once too often.
@@ -361,7 +354,7 @@ impl WholePieces {
             record.upstream = NO_UPSTREAM;
         }
         let names = (proxy.map(|(name, _)| name.clone()).unwrap_or_default(), upstream);
-        Adopted { record, names, client, server, to_upstream, to_client, lots }
+        Adopted { record, names, client, server, to_upstream, to_client }
     }
 }
 

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::names::{Names, decode, encode};
 use super::record::{self, Record, Slot};
 use crate::fault;
 use crate::sys::memory::{self, Mapping, PAGE};
@@ -51,9 +52,6 @@ const MOST_SLOTS: u64 = 1 << 24;
 const FURTHEST: u64 = 1 << 40;
 const MOST_NAMES: u64 = 1 << 24;
 const MOST_WORKERS: u64 = 1 << 16;
-
-/// The proxies by name, each with the addresses of its upstreams: records have their numbers.
-pub type Names = Vec<(String, Vec<String>)>;
 
 /// A lot as the ledger has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,42 +330,6 @@ impl Reader {
         self.0.read_exact_at(&mut bytes, at).map_err(|_| Unreadable::Foreign)?;
         Ok(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
     }
-}
-
-/// Each text with its length before it, each list with its count.
-fn encode(names: &Names) -> Vec<u8> {
-    let mut out = Vec::new();
-    let number = |out: &mut Vec<u8>, n: usize| out.extend((n as u32).to_le_bytes());
-    number(&mut out, names.len());
-    for (proxy, upstreams) in names {
-        number(&mut out, upstreams.len());
-        for text in std::iter::once(proxy).chain(upstreams) {
-            number(&mut out, text.len());
-            out.extend(text.as_bytes());
-        }
-    }
-    out
-}
-
-fn decode(mut bytes: &[u8]) -> Option<Names> {
-    fn number(bytes: &mut &[u8]) -> Option<usize> {
-        let (head, rest) = bytes.split_first_chunk()?;
-        *bytes = rest;
-        Some(u32::from_le_bytes(*head) as usize)
-    }
-    fn text(bytes: &mut &[u8]) -> Option<String> {
-        let length = number(bytes)?;
-        let (text, rest) = bytes.split_at_checked(length)?;
-        *bytes = rest;
-        String::from_utf8(text.to_vec()).ok()
-    }
-    let mut names = Names::new();
-    for _ in 0..number(&mut bytes)? {
-        let upstreams = number(&mut bytes)?;
-        let proxy = text(&mut bytes)?;
-        names.push((proxy, (0..upstreams).map(|_| text(&mut bytes)).collect::<Option<_>>()?));
-    }
-    Some(names)
 }
 
 #[cfg(test)]

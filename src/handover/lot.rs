@@ -104,13 +104,24 @@ impl<T> Lots<T> {
         Lots { lots, parked, needed: 0, crowd, tidying: Vec::new() }
     }
 
-    /// Notes one file descriptor of what a lot had from the beginning, in the message with this number, as
-    /// needed.
-    pub fn note(&mut self, lot: usize, message: usize, item: T) {
+    /// Notes so many file descriptors of what a lot had from the beginning, in the message with this number,
+    /// as needed.
+    pub fn note(&mut self, lot: usize, message: usize, item: T, fds: usize) {
         if let Some(message) = self.lots.get_mut(lot).and_then(|lot| lot.queue.get_mut(message)) {
             message.items.push(item);
-            self.needed += 1;
+            self.needed += fds;
         }
+    }
+
+    /// Parks duplicates of what has come from elsewhere, to be [noted](Self::note) later. Tells the lot and
+    /// the message; None: there is no room.
+    pub fn take_in(&mut self, fds: &[BorrowedFd<'_>]) -> Option<(usize, usize)> {
+        let mut with_room =
+            self.lots.iter_mut().enumerate().filter(|(_, lot)| lot.queue.len() < MOST_MESSAGES);
+        let (index, lot) = with_room.find(|(_, lot)| rights::send(lot.near.as_fd(), fds).is_ok())?;
+        lot.queue.push_back(Message { items: Vec::new(), fds: fds.len() });
+        self.parked += fds.len();
+        Some((index, lot.queue.len() - 1))
     }
 
     /// All of them.
@@ -306,6 +317,22 @@ mod tests {
         assert_eq!((made, lots.iter().count()), (3, 3));
         let mut lots = Lots::default();
         assert_eq!(lots.park(&[one.as_fd()], vec![1], |_| false), Err(Errno::ENOSPC));
+    }
+
+    #[test]
+    fn what_is_taken_in_and_noted_outlives_the_tidying() {
+        let (first, second, nobodys) = (file(), file(), file());
+        let mut lots: Lots<u8> = Lots::new(vec![Lot::new().unwrap()], usize::MAX);
+        assert_eq!(lots.take_in(&[first.as_fd(), second.as_fd()]), Some((0, 0)));
+        let dead = vec![nobodys.as_fd(); 200];
+        (0..4).for_each(|n| assert_eq!(lots.take_in(&dead), Some((0, 1 + n))));
+        lots.note(0, 0, 7, 2);
+        assert!(lots.is_untidy());
+        while lots.is_untidy() {
+            lots.tidy(|_| [Some(first.as_fd()), Some(second.as_fd())]).unwrap();
+        }
+        assert_eq!((found(&lots), lots.needed), (vec![inode(&first), inode(&second)], 2));
+        assert_eq!(Lots::<u8>::default().take_in(&[first.as_fd()]), None);
     }
 
     /// At each instant everything that lives stands in a queue, and in the end not much more.

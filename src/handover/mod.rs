@@ -10,6 +10,7 @@ pub mod adopt;
 pub mod keeper;
 pub mod ledger;
 pub mod lot;
+pub mod names;
 pub mod record;
 
 /// Name of the stored ledger.

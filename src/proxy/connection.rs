@@ -56,6 +56,8 @@ pub struct Connection {
     pub slot: u32,
     /// Whether duplicates of its sockets stand in a lot: the client's and the upstream's.
     pub parked: [bool; 2],
+    /// The last incarnation had parked them, so duplicates may stand where nobody here knows of them.
+    pub inherited: bool,
 }
 
 /// One direction with the pipe that it owns while bytes are in it.
@@ -112,6 +114,7 @@ impl Connection {
             wake_at: u64::MAX,
             slot: NO_SLOT,
             parked: [false; 2],
+            inherited: false,
         }
     }
 
@@ -137,6 +140,9 @@ impl Connection {
         // In this order, so that an upstream which answers at once is seen to have answered: what
         // it has sent by now it sent before it sees what the client asks in this turn.
         let down = self.to_client.pump(server, client, means, record.map(|slot| (slot, Way::ToClient)));
+        // A socket tells its error once, and then reads as if its stream had ended well.
+        let told = |pumped| matches!(pumped, Pumped::SinkFailed(errno) if errno != Errno::EPIPE);
+        self.to_upstream.source_broke |= told(down);
         fault::pass("relay-between");
         let up = self.to_upstream.pump(client, server, means, record.map(|slot| (slot, Way::ToUpstream)));
         let asked = self.to_upstream.flow.bytes != sent.0;
@@ -148,10 +154,7 @@ impl Connection {
             (Pumped::SourceFailed(errno), _) | (_, Pumped::SourceFailed(errno)) => Turn::Failed(errno),
             (Pumped::SinkFailed(_), _) | (_, Pumped::SinkFailed(_)) => {
                 self.broken = true;
-                // A socket tells its error once, and then reads as if its stream had ended well.
-                let told = |pumped| matches!(pumped, Pumped::SinkFailed(errno) if errno != Errno::EPIPE);
                 self.to_client.source_broke |= told(up);
-                self.to_upstream.source_broke |= told(down);
                 if self.is_over() { Turn::Ended } else { Turn::More }
             }
             (Pumped::NoPipe, _) | (_, Pumped::NoPipe) => Turn::NoPipe,
@@ -229,23 +232,24 @@ impl Connection {
             }
         }
         fault::pass("end-pipes");
-        end_socket(self.client, self.parked[0], reset.0, means);
+        let [client_stands, server_stands] = self.parked.map(|parked| parked || self.inherited);
+        end_socket(self.client, client_stands, reset.0);
         fault::pass("end-half");
         if let Some(server) = self.server {
-            end_socket(server, self.parked[1], reset.1, means);
+            end_socket(server, server_stands, reset.1);
         }
+        means.forget(self.parked.iter().filter(|parked| **parked).count());
     }
 }
 
-/// Closes a socket; one that is parked stays open, so its peer is told first.
-pub fn end_socket(fd: OwnedFd, parked: bool, reset: bool, means: &mut Means) {
-    match (parked, reset) {
+/// Closes a socket; one of which there are duplicates stays open, so its peer is told first.
+pub fn end_socket(fd: OwnedFd, duplicated: bool, reset: bool) {
+    match (duplicated, reset) {
         (true, true) => socket::reset(fd.as_fd()),
         (true, false) => socket::hang_up(fd.as_fd()),
         (false, true) => socket::reset_on_close(fd.as_fd()),
         (false, false) => {}
     }
-    means.forget(usize::from(parked));
 }
 
 /// The record of a connection, and which of its directions.
@@ -325,7 +329,7 @@ impl Half {
                     Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
                     Ok(n) => self.flow.filled(n as u32),
                     Err(Errno::EAGAIN) => self.flow.source_blocked(),
-                    Err(errno) => return Err(Pumped::SourceFailed(errno)),
+                    Err(errno) => return Err(self.source_failed(errno)),
                 }
             }
             Step::Empty => {
@@ -387,13 +391,20 @@ impl Half {
     /// An end needs no pipe, and lets go of what there are too few of.
     fn end_without_pipe(&mut self, source: BorrowedFd<'_>) -> Result<(), Pumped> {
         match socket::ended(source) {
+            Some(Ok(())) if self.source_broke => Err(Pumped::SourceFailed(Errno::ECONNRESET)),
             Some(Ok(())) => {
                 self.flow.filled(0);
                 Ok(())
             }
-            Some(Err(errno)) => Err(Pumped::SourceFailed(errno)),
+            Some(Err(errno)) => Err(self.source_failed(errno)),
             None => Err(Pumped::NoPipe),
         }
+    }
+
+    /// Nobody will be told the error once more: the record has it until the connection is closed.
+    fn source_failed(&mut self, errno: Errno) -> Pumped {
+        self.source_broke = true;
+        Pumped::SourceFailed(errno)
     }
 }
 
@@ -401,7 +412,8 @@ impl Half {
 mod tests {
     use super::super::pipes::Pipes;
     use super::*;
-    use std::io::Write;
+    use crate::handover::record::Record;
+    use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::sync::Arc;
 
@@ -415,6 +427,45 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (socket::accept(listener.as_fd()).unwrap().0, far)
+    }
+
+    #[test]
+    fn a_reset_that_a_write_met_is_never_passed_on_as_an_end() {
+        let (near_client, far_client) = tcp_pair();
+        let (near_server, far_server) = tcp_pair();
+        let peer = Peer::Tcp(far_client.local_addr().unwrap());
+        let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
+        (&far_server).write_all(b"an answer").unwrap();
+        socket::reset_on_close(far_client.as_fd());
+        drop(far_client);
+        let mut connection = Connection::new(1, near_client, peer, 0, 0);
+        connection.server = Some(near_server);
+        for half in [&mut connection.to_upstream, &mut connection.to_client] {
+            half.flow.source_ready();
+            half.flow.sink_ready();
+        }
+        assert_eq!(connection.relay(&mut means, None, 0), Turn::Failed(Errno::ECONNRESET));
+        far_server.set_nonblocking(true).unwrap();
+        assert_eq!((&far_server).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_reset_that_a_read_met_stands_in_the_record() {
+        let ((near_client, far_client), (near_server, _far_server)) = (tcp_pair(), tcp_pair());
+        let peer = Peer::Tcp(far_client.local_addr().unwrap());
+        let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
+        socket::reset_on_close(far_client.as_fd());
+        drop(far_client);
+        let mut connection = Connection::new(1, near_client, peer, 0, 0);
+        connection.server = Some(near_server);
+        connection.to_upstream.flow.source_ready();
+        connection.to_upstream.flow.sink_ready();
+        let slot = Slot::default();
+        connection.record(&means.pipes).unwrap().store(&slot);
+        assert_eq!(connection.relay(&mut means, Some(&slot), 0), Turn::Failed(Errno::ECONNRESET));
+        let words = std::array::from_fn(|at| slot[at].load(std::sync::atomic::Ordering::Relaxed));
+        let flags = Record::load(&words).unwrap().flags;
+        assert!(flags.has(Flags::source_broke(Way::ToUpstream)) && !flags.has(Flags::ended(Way::ToUpstream)));
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub(super) struct Placed {
     pub slot: u32,
     /// Where its sockets stand: the lot of its worker, and the message in it.
     pub places: [Option<(usize, usize)>; 2],
+    /// The same of its pipes.
+    pub pipes: Option<(usize, usize)>,
 }
 
 /// One proxy, shared by all workers.

@@ -224,7 +224,7 @@ impl Worker {
     }
 
     fn adopt(&mut self, placed: Placed) {
-        let Placed { adopted, proxy, upstream, slot, places } = placed;
+        let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
         let shared = &self.fleet.proxies[usize::from(proxy)];
         // Who has none yet gets one below.
         let upstream = upstream.filter(|_| adopted.server.is_some());
@@ -236,25 +236,27 @@ impl Worker {
         if let Some(until) = &mut connection.connect_until {
             *until = self.now + shared.config.connect_timeout.as_millis() as u64;
         }
-        connection.parked = places.map(|place| place.is_some());
-        let sockets = [Some(&connection.client), connection.server.as_ref()];
-        for (socket, _) in sockets.into_iter().zip(connection.parked).filter(|(_, parked)| !parked) {
-            socket.iter().for_each(|fd| socket::finish_on_close(fd.as_fd()));
-        }
-        let pipes: Vec<_> =
-            [connection.to_upstream.pipe, connection.to_client.pipe].into_iter().flatten().collect();
+        connection.parked = [places[0].is_some(), places[1].is_some() && connection.server.is_some()];
+        let bound = [connection.to_upstream.pipe, connection.to_client.pipe];
         self.connections += 1;
         let key = self.table.insert(Entry::Connection(connection));
         if let Some(parking) = &mut self.means.parking {
             for (place, side) in places.into_iter().zip([Side::Client, Side::Server]) {
                 if let Some((lot, message)) = place {
-                    parking.lots.note(lot, message, Item::socket(key, side));
+                    parking.lots.note(lot, message, Item::socket(key, side), 1);
                 }
             }
         }
         fault::pass("adopt-noted");
-        // Once more: where it stands already it is noted by nobody.
-        pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, false));
+        for pipe in bound.into_iter().flatten() {
+            match (pipes, &mut self.means.parking) {
+                (Some((lot, message)), Some(parking)) => {
+                    parking.lots.note(lot, message, Item::pipe(pipe), 2);
+                    self.means.pipes.set_parked(pipe);
+                }
+                _ => self.means.park_pipe(pipe, false),
+            }
+        }
         if self.crash_after.is_some() {
             self.young.push_back((key, 0));
         }

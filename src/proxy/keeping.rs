@@ -1,7 +1,7 @@
 //! What all workers share of the handover: the estate of the last incarnation is divided among them, and
 //! theirs is gathered for the next.
 
-use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -12,10 +12,12 @@ use super::portable::NO_SLOT;
 use crate::fault;
 use crate::handover::adopt::{Adopted, Estate, Found, LeftLot};
 use crate::handover::keeper::Keeper;
-use crate::handover::ledger::{Ledger, LotEntry, Names};
+use crate::handover::ledger::{Ledger, LotEntry};
 use crate::handover::lot::{Lot, Lots};
+use crate::handover::names::Names;
 use crate::handover::record::NO_UPSTREAM;
 use crate::sys::pipe::Pipe;
+use crate::sys::rights;
 use crate::systemd::notify::Notifier;
 use crate::{Error, Result};
 
@@ -90,19 +92,10 @@ impl Fleet {
             return Ok(Vec::new());
         }
         let mut of_workers: Vec<Vec<Lot<Item>>> = (0..self.workers()).map(|_| Vec::new()).collect();
-        // What belongs together was parked by one worker. A lot with nothing of use in it may be anybody's.
-        let used: BTreeSet<usize> =
-            self.adoptable.iter().flat_map(|(a, ..)| a.lots.iter().copied()).collect();
-        let mut counts = vec![0; self.workers()];
-        let owner = |entry: &LotEntry| entry.worker as usize % counts.len();
-        let mut owners: Vec<_> = left.iter().map(|lot| owner(&lot.entry)).collect();
-        used.iter().for_each(|lot| counts[owners[*lot]] += 1);
-        for lot in (0..left.len()).filter(|lot| !used.contains(lot)) {
-            owners[lot] = (0..counts.len()).min_by_key(|worker| counts[*worker]).unwrap_or_default();
-            counts[owners[lot]] += 1;
-        }
         let mut homes = Vec::new();
-        for (LeftLot { entry, near, far, messages }, worker) in left.into_iter().zip(owners) {
+        for (number, LeftLot { entry, near, far, messages }) in left.into_iter().enumerate() {
+            // In turn, whosever they were: nobody who comes in addition needs one more.
+            let worker = number % self.workers();
             keeper.ledger.add_lot(LotEntry { worker: worker as u64, ..entry });
             homes.push((worker, of_workers[worker].len()));
             of_workers[worker].push(Lot::left(near, far, &messages));
@@ -122,10 +115,13 @@ impl Fleet {
     fn place(&mut self, ledger: &Ledger, homes: &[(usize, usize)]) {
         let mut slots = std::iter::from_fn(|| ledger.take_chunk()).flatten();
         for (number, (mut adopted, proxy, upstream)) in self.adoptable.drain(..).enumerate() {
-            let place = |found: &Found| homes.get(found.place.0).map(|home| (home.1, found.place.1));
-            let places = [place(&adopted.client), adopted.server.as_ref().and_then(place)];
             let home = homes.get(adopted.client.place.0).map(|home| home.0);
             let worker = home.unwrap_or(number % self.adopted.len());
+            let place = |found: &Found| {
+                let (_, lot) = homes.get(found.place.0).filter(|(owner, _)| *owner == worker)?;
+                Some((*lot, found.place.1))
+            };
+            let places = [place(&adopted.client), adopted.server.as_ref().and_then(place)];
             let mut slot = NO_SLOT;
             if let Some(free) = slots.next() {
                 slot = free;
@@ -136,7 +132,12 @@ impl Fleet {
                 adopted.record.pipes = [pipe(&adopted.to_upstream), pipe(&adopted.to_client)];
                 ledger.slot(slot).iter().for_each(|slot| adopted.record.store(slot));
             }
-            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places });
+            lock(&self.adopted[worker]).push(Placed { adopted, proxy, upstream, slot, places, pipes: None });
+        }
+        for (share, lots) in self.adopted.iter().zip(&self.lots) {
+            for some in lock(share).chunks_mut(rights::MOST_AT_ONCE / Placed::MOST_STRAYS) {
+                take_in_strays(some, &mut lock(lots));
+            }
         }
     }
 
@@ -176,5 +177,30 @@ impl Fleet {
     /// What outlives the process, where there is a store.
     pub fn keeper(&self) -> Option<&Keeper> {
         self.keeper.as_deref()
+    }
+}
+
+/// Parks once more what stands where nobody notes it: pipes, and what another worker would tidy away.
+fn take_in_strays(some: &mut [Placed], lots: &mut Option<Lots<Item>>) {
+    let strays: Vec<BorrowedFd<'_>> = some.iter().flat_map(Placed::strays).collect();
+    let Some(place) = lots.as_mut().filter(|_| !strays.is_empty()).and_then(|lots| lots.take_in(&strays))
+    else {
+        return;
+    };
+    for placed in some {
+        placed.places[1] = placed.places[1].or(Some(place).filter(|_| placed.adopted.server.is_some()));
+        placed.pipes = Some(place);
+    }
+}
+
+impl Placed {
+    /// The upstream's socket, and both ends of two pipes.
+    const MOST_STRAYS: usize = 5;
+
+    fn strays(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let Placed { adopted, places, .. } = self;
+        let server = adopted.server.iter().filter(|_| places[1].is_none()).map(|found| found.fd.as_fd());
+        let pipes = [&adopted.to_upstream, &adopted.to_client].into_iter().flatten();
+        server.chain(pipes.flat_map(|(pipe, _)| pipe.ends()))
     }
 }

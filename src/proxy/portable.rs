@@ -84,6 +84,7 @@ impl Connection {
         connection.upstream = upstream;
         connection.server = server.map(|server| server.fd);
         connection.last = record.last;
+        connection.inherited = true;
         connection.answer_due = flags.has(Flags::ANSWER_DUE);
         connection.client_ended = flags.has(Flags::CLIENT_ENDED);
         connection.broken = flags.has(Flags::BROKEN);

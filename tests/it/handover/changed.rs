@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use super::{ALWAYS, Port, adopted, pair, proxy, setup};
 use crate::support::drained::{Setup, until};
 use crate::support::peers::{Ended, Listener, end_of, talk, try_connect};
-use crate::support::store::{LISTENER, Store};
+use crate::support::store::{LISTENER, LOT, Store};
 
 fn two(ports: &[Port], upstream: &str, second: &str) -> Setup {
     let second =
@@ -143,5 +143,27 @@ fn a_port_of_the_kernels_choice_takes_no_other_listener() {
         store.wait_count(LISTENER, 2);
         assert_eq!(adopted(&store).0, 2);
         drop(pair(port.address(), &upstreams[1]));
+    }
+}
+
+#[test]
+fn workers_come_and_go_and_the_store_does_not_grow() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let handover = format!("{ALWAYS}crash_after = \"0s\"\n");
+    let config = handover + &proxy("p", &[port.address()], &upstream.address);
+    let setup = |workers| Setup::new(&config).workers(workers);
+    let mut store = Store::start(setup(4));
+    store.wait_count(LISTENER, 1);
+    let mut pairs = Vec::new();
+    for (round, workers) in [1, 4, 2, 4, 3, 1, 4].into_iter().enumerate() {
+        pairs.extend((0..4).map(|_| pair(port.address(), &upstream)));
+        match round % 2 {
+            0 => _ = store.kill(setup(workers)),
+            _ => _ = store.restart(setup(workers)),
+        }
+        assert_eq!(adopted(&store), (1, pairs.len() as u64));
+        // Both ends of one for each of the four.
+        assert_eq!(store.count(LOT), 8);
+        pairs.iter().for_each(|(client, server)| talk(client, server));
     }
 }

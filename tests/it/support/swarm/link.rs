@@ -93,13 +93,21 @@ pub type Stopped = (bool, Stop);
 
 impl Link {
     /// What a connection does with its life.
-    pub fn plan(id: u64, client: TcpStream, born: Instant, unix: bool, random: &mut Dice) -> Link {
+    pub fn plan(
+        id: u64,
+        client: TcpStream,
+        born: Instant,
+        unix: bool,
+        crowded: bool,
+        random: &mut Dice,
+    ) -> Link {
         let slow = 512 << random.below(5);
         let some = 1 << random.below(19);
         let some = u64::from(random.below(some));
         let mut up = Flow::new(2 * id, ENDLESS, HASTE, slow);
         let mut down = Flow::new(2 * id + 1, ENDLESS, HASTE, slow);
-        let (first, pick) = (random.below(3), random.below(20));
+        // Each kind has its share; from 12 on they come and go.
+        let (first, pick) = (random.below(3), if crowded { 12 + random.below(12) } else { random.below(24) });
         let mut manner = Manner::Stream { client_waits: first == 1, server_waits: first == 2 };
         let mut breaks = None;
         match pick {
@@ -119,14 +127,15 @@ impl Link {
             12 => {
                 (up.hurry, down.hurry) = (slow, slow);
                 (up.appetite, down.appetite) = (HASTE, HASTE);
+                (up.total, down.total) = (4 * some, 4 * some);
             }
-            13 | 14 => {
+            13..15 => {
                 (up.hurry, down.hurry) = (slow, slow);
                 up.urgent = true;
                 down.urgent = random.below(2) == 0;
                 (up.total, down.total) = (some, some);
             }
-            15 | 16 => {
+            15..18 => {
                 let after = Duration::from_millis(u64::from(random.below(1_500)));
                 breaks = Some((random.below(2) == 0, born + after));
             }
@@ -141,6 +150,10 @@ impl Link {
         }
         let greeting = greeting(&client);
         Link { client, greeting, server: None, born, served_at: None, lives: false, up, down, manner, breaks }
+    }
+
+    pub fn is_endless(&self) -> bool {
+        self.up.total == ENDLESS || self.down.total == ENDLESS
     }
 
     pub fn fate(&self) -> Fate {

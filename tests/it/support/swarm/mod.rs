@@ -48,7 +48,9 @@ pub struct Tally {
     pub whole: u64,
     /// Reset by a peer, which the other one learned.
     pub broken: u64,
-    /// Lost while they were young.
+    /// Lost before their upstream had heard of them.
+    pub unserved: u64,
+    /// Lost after that, while they were young.
     pub young: u64,
     /// Lost though not young, with urgent data on their way: a byte of it passes through the process.
     pub urgent: u64,
@@ -65,6 +67,7 @@ impl Tally {
             (&mut self.bytes, other.bytes),
             (&mut self.whole, other.whole),
             (&mut self.broken, other.broken),
+            (&mut self.unserved, other.unserved),
             (&mut self.young, other.young),
             (&mut self.urgent, other.urgent),
             (&mut self.ending, other.ending),
@@ -228,7 +231,8 @@ impl Hive {
             return;
         }
         let unix = is_unix(&self.terms.listen) || is_unix(&self.terms.upstream.address);
-        let link = Link::plan(id, client, born, unix, &mut self.random);
+        let crowded = self.links.values().filter(|link| link.is_endless()).count() > SIZE / 2;
+        let link = Link::plan(id, client, born, unix, crowded, &mut self.random);
         self.links.insert(id, link);
     }
 
@@ -399,6 +403,7 @@ impl Hive {
                     && served_at.is_none_or(|at| !self.terms.youth.is_zero() && *kill < at + self.terms.youth)
             };
             match () {
+                () if kills.iter().any(was_young) && served_at.is_none() => self.tally.unserved += 1,
                 () if kills.iter().any(was_young) => self.tally.young += 1,
                 () if loss.clean => self.fail(format!("A CLEAN END before the whole: {}", loss.what)),
                 () if urgent => self.tally.urgent += 1,
