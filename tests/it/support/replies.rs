@@ -206,7 +206,8 @@ fn answer_all(streams: Vec<TcpStream>) -> Vec<String> {
     while open > 0 {
         for n in wait(&epoll, Duration::from_secs(1)) {
             heard = Instant::now();
-            let mut stream = streams[n].as_ref().expect("watched as long as it is open");
+            // Closed, it is watched on for as long as a child that is just being forked has it too.
+            let Some(mut stream) = streams[n].as_ref() else { continue };
             match stream
                 .read(&mut buffer)
                 .and_then(|length| Ok((length, stream.write_all(&buffer[..length])?)))
@@ -215,7 +216,6 @@ fn answer_all(streams: Vec<TcpStream>) -> Vec<String> {
                 Ok((0, ())) => {}
                 Err(e) => errors.push(format!("server {n}: {e}")),
             }
-            // Closed, it is watched no more.
             streams[n] = None;
             open -= 1;
         }
