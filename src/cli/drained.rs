@@ -23,6 +23,9 @@ pub fn main(signals: Result<BlockedSignals>) -> ExitCode {
     match options.command {
         Some(Command::Check) => check(&options.config_file()),
         Some(Command::Demo) => daemon::demo::run().unwrap_or_else(|e| super::fail("drained", &e)),
+        Some(Command::DemoPass { count, arguments }) => {
+            super::fail("drained", &daemon::demo::pass::become_daemon(signals, count, &arguments))
+        }
         None => run(signals, &options).unwrap_or_else(daemon::code_of_a_failed_start),
     }
 }
@@ -62,8 +65,15 @@ pub struct Options {
 enum Command {
     /// Check the configuration: 0 if it is valid, 78 with all errors on standard error if not
     Check,
-    /// Show a stop under load: a daemon with clients and a server of its own, on loopback
+    /// Show a stop, a restart and a SIGKILL under load: a daemon with clients and a server of its own
     Demo,
+    /// Become the daemon of the demo, with COUNT file descriptors that come over standard input
+    #[command(hide = true)]
+    DemoPass {
+        count: usize,
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
 }
 
 /// One proxy named "default", without a file.

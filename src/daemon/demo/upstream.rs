@@ -1,9 +1,12 @@
 //! The service behind the daemon in the demo: a thread a connection, blocking sockets.
 //!
-//! It knows nothing of a drain: it answers, and ends a connection when its client has.
+//! It knows nothing of a drain or a restart: it answers, and ends a connection when its client has. Of
+//! streams without a length of their own it keeps count, so that nothing can be missing at their end.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +17,16 @@ use super::pattern::{self, Request};
 /// The listening service. Its threads end with the process.
 pub struct Upstream {
     address: SocketAddr,
+    count: Arc<Count>,
+}
+
+/// What it has done for [`Request::Listen`] and [`Request::Tell`].
+#[derive(Default)]
+pub struct Count {
+    /// The streams are to end.
+    pub over: AtomicBool,
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
 }
 
 impl Upstream {
@@ -22,8 +35,10 @@ impl Upstream {
         let listen = || {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let address = listener.local_addr()?;
-            thread::Builder::new().name("upstream".into()).spawn(move || accept(&listener))?;
-            Ok(Upstream { address })
+            let count = Arc::new(Count::default());
+            let counts = count.clone();
+            thread::Builder::new().name("upstream".into()).spawn(move || accept(&listener, &counts))?;
+            Ok(Upstream { address, count })
         };
         listen().map_err(|e: io::Error| Error::system("start the demo's service", e))
     }
@@ -31,17 +46,22 @@ impl Upstream {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    pub fn count(&self) -> &Arc<Count> {
+        &self.count
+    }
 }
 
-fn accept(listener: &TcpListener) {
+fn accept(listener: &TcpListener, count: &Arc<Count>) {
     for stream in listener.incoming().flatten() {
         // A client that can't be served sees its connection close; the show tells it as a fault.
-        let _ = thread::Builder::new().name("upstream".into()).spawn(move || serve(stream));
+        let count = count.clone();
+        let _ = thread::Builder::new().name("upstream".into()).spawn(move || serve(stream, &count));
     }
 }
 
 /// Serves one connection; an error of the network ends it.
-fn serve(mut stream: TcpStream) -> io::Result<()> {
+fn serve(mut stream: TcpStream, count: &Count) -> io::Result<()> {
     stream.set_nodelay(true)?;
     while let Some(request) = Request::read(&mut stream)? {
         match request {
@@ -55,6 +75,18 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
             }
             Request::Upload { total } => {
                 if pattern::receive(&mut stream, total, |_| ())? {
+                    stream.write_all(pattern::payload(0, Request::ANSWER))?;
+                }
+            }
+            Request::Listen { rate } => {
+                pattern::send_while(&mut stream, u64::MAX, rate, |n| {
+                    count.sent.fetch_add(n, Relaxed);
+                    !count.over.load(Relaxed)
+                })?;
+                stream.shutdown(Shutdown::Write)?;
+            }
+            Request::Tell => {
+                if pattern::receive_to_end(&mut stream, |n| _ = count.received.fetch_add(n, Relaxed))? {
                     stream.write_all(pattern::payload(0, Request::ANSWER))?;
                 }
             }
