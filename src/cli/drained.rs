@@ -16,6 +16,9 @@ use crate::{Exit, Result, daemon};
 
 /// The whole program, from its arguments to its exit code.
 pub fn main(signals: Result<BlockedSignals>) -> ExitCode {
+    if let Some(pass) = daemon::demo::Pass::asked_for(std::env::args_os()) {
+        return super::fail("drained", &pass.become_daemon(signals));
+    }
     let options = match super::parse::<Options>().and_then(Options::checked) {
         Ok(options) => options,
         Err(code) => return code,
@@ -23,9 +26,6 @@ pub fn main(signals: Result<BlockedSignals>) -> ExitCode {
     match options.command {
         Some(Command::Check) => check(&options.config_file()),
         Some(Command::Demo) => daemon::demo::run().unwrap_or_else(|e| super::fail("drained", &e)),
-        Some(Command::DemoPass { count, arguments }) => {
-            super::fail("drained", &daemon::demo::pass::become_daemon(signals, count, &arguments))
-        }
         None => run(signals, &options).unwrap_or_else(daemon::code_of_a_failed_start),
     }
 }
@@ -67,13 +67,6 @@ enum Command {
     Check,
     /// Show a stop, a restart and a SIGKILL under load: a daemon with clients and a server of its own
     Demo,
-    /// Become the daemon of the demo, with COUNT file descriptors that come over standard input
-    #[command(hide = true)]
-    DemoPass {
-        count: usize,
-        #[arg(last = true)]
-        arguments: Vec<String>,
-    },
 }
 
 /// One proxy named "default", without a file.

@@ -19,11 +19,10 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use super::pass::Pass;
 use super::store::Store;
 use crate::{Error, Exit, Result};
 
-/// The hidden command of this program that becomes the daemon, see `pass`.
-pub const PASS: &str = "demo-pass";
 /// How long the end of a killed daemon is waited for.
 const END: Duration = Duration::from_secs(5);
 
@@ -140,7 +139,8 @@ impl Drop for Manager {
 fn command(dir: &Path, file: &Path, names: &[String], stored: UnixStream) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args([PASS, &names.len().to_string(), "--", "--config"])
+        .args(Pass::arguments(names.len()))
+        .arg("--config")
         .arg(file)
         .env("NOTIFY_SOCKET", dir.join("notify"))
         // What this service is about is not in the jobs of the machine's own manager.

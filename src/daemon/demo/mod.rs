@@ -14,7 +14,7 @@ mod clients;
 mod crowd;
 mod manager;
 mod outliving;
-pub mod pass;
+mod pass;
 mod pattern;
 mod screen;
 mod stage;
@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use crate::{Error, Exit, Result};
 
 use manager::Manager;
+pub use pass::Pass;
 use screen::Screen;
 use stage::{Notes, Stage};
 use upstream::Upstream;

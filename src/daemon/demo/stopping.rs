@@ -12,7 +12,7 @@ use super::table;
 use crate::Result;
 
 /// What the daemon gets to end its connections.
-const DEADLINE: Duration = Duration::from_secs(4);
+const DEADLINE: Duration = Duration::from_secs(5);
 /// How long clients and daemon work before the stop.
 const WORK: Duration = Duration::from_secs(2);
 
@@ -34,7 +34,7 @@ pub fn show(stage: &mut Stage, address: SocketAddr, upstream: SocketAddr) -> Res
     }
 
     let stop = Instant::now();
-    stage.screen.heading(&format!("stop: SIGTERM, with a deadline of {DEADLINE:?}"), stop);
+    stage.screen.heading(&format!("stop: SIGTERM, with a deadline of {} seconds", DEADLINE.as_secs()), stop);
     stage.signal(Signal::SIGTERM)?;
     stage.follow_until(|notes| notes.listener_closed || notes.exit.is_some())?;
     let refused = try_a_new_client(stage, address);
