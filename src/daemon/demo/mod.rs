@@ -4,8 +4,8 @@
 //! (`manager`) with its file descriptor store (`store`), the service behind it (`upstream`) and its
 //! clients, all on loopback, without root and without systemd. In the first part (`stopping`) the
 //! clients (`clients`) are in the midst of something when the stop comes. In the second (`outliving`)
-//! a crowd of them (`crowd`) keeps its connections over a restart and a SIGKILL, while others
-//! (`visitors`) come and go. What it shows it also checks: damaged bytes, a connection that was lost, a
+//! a crowd of them (`crowd`, `staying`) keeps its connections over a restart and a SIGKILL, while
+//! others (`visitors`) come and go. What it shows it also checks: damaged bytes, a connection that was lost, a
 //! client that was treated wrong, or an exit code other than 0 make the demo itself fail.
 //!
 //! Not a test of the daemon's corners, and no benchmark.
@@ -18,6 +18,7 @@ mod pass;
 mod pattern;
 mod screen;
 mod stage;
+mod staying;
 mod stopping;
 mod store;
 mod table;
@@ -44,7 +45,7 @@ pub fn run() -> Result<ExitCode> {
          clients use the service through it when it is told to stop. Then it is started anew, for a \
          restart and a SIGKILL.",
     );
-    let upstream = Upstream::start()?;
+    let upstream = Upstream::start(crowd::size())?;
     let mut stage = Stage { screen, manager: Manager::new()?, notes: Notes::default() };
     let mut faults = stopping::show(&mut stage, free_address()?, upstream.address())?;
 

@@ -1,5 +1,6 @@
 //! The second part of the demo: a restart and a SIGKILL under load, which every connection outlives.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::crowd::{self, Crowd, Fate, Kind, Moment};
 use super::stage::Stage;
+use super::staying::PATIENCE;
 use super::table;
 use super::upstream::Upstream;
 use crate::Result;
@@ -18,6 +20,8 @@ use crate::Result;
 const WORK: Duration = Duration::from_secs(2);
 /// How long they work after the restart and the SIGKILL.
 const AFTER: Duration = Duration::from_millis(2500);
+/// How often it is looked whether all live on.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Never for good: what is under way is handed over whatever the machine's own manager is about.
 const CONFIG: &str = "[handover]\non_restart = \"always\"\n";
@@ -37,7 +41,7 @@ pub fn show(stage: &mut Stage, address: SocketAddr, upstream: &Upstream) -> Resu
     stage.start(&config)?;
     let crowd = Crowd::start(address, upstream.count());
     let mut show = Show { stage, crowd, config, faults: Vec::new() };
-    show.stage.follow(Instant::now() + WORK)?;
+    show.work(Moment::Work, WORK)?;
     show.say_work();
     show.restart()?;
     show.kill()?;
@@ -74,6 +78,16 @@ impl Show<'_> {
         self.go_on(Moment::Kill)
     }
 
+    /// Has them work for so long, and until each has shown that it lives, should this take longer.
+    fn work(&mut self, moment: Moment, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        self.stage.follow(until)?;
+        while self.crowd.shared.alive(moment) < crowd::size() && Instant::now() < until + PATIENCE {
+            self.stage.follow(Instant::now() + LOOK)?;
+        }
+        Ok(())
+    }
+
     /// Ends the daemon by a signal.
     fn strike(&mut self, moment: Moment, signal: Signal) -> Result<()> {
         self.crowd.shared.begin(moment);
@@ -90,7 +104,7 @@ impl Show<'_> {
         self.stage.screen.line(Instant::now(), "manager", &words);
         self.stage.start(&self.config)?;
         self.crowd.shared.ask(moment);
-        self.stage.follow(Instant::now() + AFTER)?;
+        self.work(moment, AFTER)?;
 
         let (shared, all) = (self.crowd.shared.clone(), crowd::size());
         let (alive, served, refused) =
@@ -114,16 +128,21 @@ impl Show<'_> {
 
     /// Ends the show, and counts.
     fn end(mut self) -> Result<Vec<String>> {
-        let fates = self.crowd.end(crowd::PATIENCE);
+        let fates = self.crowd.end(PATIENCE);
         self.stage.screen.plain(&self.table(&fates));
         let missing = crowd::size() - fates.len();
         if missing > 0 {
             self.faults.push(format!("{missing} clients did not come to an end"));
         }
-        for Fate { kind, intact, fault } in fates {
+        for (kind, _) in Kind::ALL {
             let name = kind.name();
-            self.faults.extend(fault.map(|why| format!("\"{name}\": {why}")));
-            self.faults.extend((!intact).then(|| format!("\"{name}\" got damaged bytes")));
+            let of_kind = || fates.iter().filter(|fate| fate.kind == kind);
+            let damaged = of_kind().filter(|fate| !fate.intact).count();
+            if damaged > 0 {
+                self.faults.push(format!("{damaged} of \"{name}\" got damaged bytes"));
+            }
+            let faults: BTreeSet<_> = of_kind().filter_map(|fate| fate.fault.as_ref()).collect();
+            self.faults.extend(faults.iter().map(|why| format!("\"{name}\": {why}")));
         }
         let (sent, arrived) = self.streamed();
         if sent != arrived {
@@ -136,17 +155,22 @@ impl Show<'_> {
     /// The bytes of all streams, at those who sent them and at those who got them.
     fn streamed(&self) -> (u64, u64) {
         let (mut sent, mut arrived) = (0, 0);
-        for ((kind, _), figures) in Kind::ALL.iter().zip(&self.crowd.shared.kinds) {
+        let mut streams = self.crowd.count.streams.iter().map(|bytes| bytes.load(Relaxed));
+        for ((kind, number), figures) in Kind::ALL.iter().zip(&self.crowd.shared.kinds) {
+            let of_service: u64 = streams.by_ref().take(*number).sum();
             match kind {
                 Kind::Idle | Kind::Talking => {}
-                Kind::Upload => sent += figures.to_upstream.load(Relaxed),
+                Kind::Upload => {
+                    sent += figures.to_upstream.load(Relaxed);
+                    arrived += of_service;
+                }
                 Kind::Download | Kind::SlowDownload | Kind::HalfClosed => {
+                    sent += of_service;
                     arrived += figures.to_client.load(Relaxed);
                 }
             }
         }
-        let count = &self.crowd.count;
-        (sent + count.sent.load(Relaxed), arrived + count.received.load(Relaxed))
+        (sent, arrived)
     }
 
     fn table(&self, fates: &[Fate]) -> String {

@@ -42,9 +42,9 @@ pub enum Request {
     /// Takes `total` bytes, then answers as to [`Request::Ask`] if all were right.
     Upload { total: u64 },
     /// Bytes at `rate` bytes a second until the show is over, then the end of the stream.
-    Listen { rate: u64 },
+    Listen { stream: u64, rate: u64 },
     /// Takes bytes to the end of the stream, then answers as to [`Request::Ask`] if all were right.
-    Tell,
+    Tell { stream: u64 },
 }
 
 impl Request {
@@ -58,8 +58,8 @@ impl Request {
             Request::Ask { delay_ms } => [1, delay_ms, 0],
             Request::Download { total, rate } => [2, total, rate],
             Request::Upload { total } => [3, total, 0],
-            Request::Listen { rate } => [4, 0, rate],
-            Request::Tell => [5, 0, 0],
+            Request::Listen { stream, rate } => [4, stream, rate],
+            Request::Tell { stream } => [5, stream, 0],
         };
         to.write_all(&words.map(u64::to_le_bytes).concat())
     }
@@ -77,8 +77,8 @@ impl Request {
             1 => Ok(Some(Request::Ask { delay_ms: word(1) })),
             2 => Ok(Some(Request::Download { total: word(1), rate: word(2) })),
             3 => Ok(Some(Request::Upload { total: word(1) })),
-            4 => Ok(Some(Request::Listen { rate: word(2) })),
-            5 => Ok(Some(Request::Tell)),
+            4 => Ok(Some(Request::Listen { stream: word(1), rate: word(2) })),
+            5 => Ok(Some(Request::Tell { stream: word(1) })),
             _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
@@ -171,8 +171,8 @@ mod tests {
             Request::Ask { delay_ms: 2500 },
             Request::Download { total: 1 << 40, rate: 77 },
             Request::Upload { total: 256 },
-            Request::Listen { rate: 3 },
-            Request::Tell,
+            Request::Listen { stream: 1, rate: 3 },
+            Request::Tell { stream: 2 },
         ];
         let mut wire = Vec::new();
         requests.iter().for_each(|r| r.write(&mut wire).expect("a Vec takes all"));

@@ -21,21 +21,32 @@ pub struct Upstream {
 }
 
 /// What it has done for [`Request::Listen`] and [`Request::Tell`].
-#[derive(Default)]
 pub struct Count {
     /// The streams are to end.
     pub over: AtomicBool,
-    pub sent: AtomicU64,
-    pub received: AtomicU64,
+    /// So many bytes it has sent or received of each stream. A piece is counted once it is through.
+    pub streams: Vec<AtomicU64>,
+}
+
+impl Count {
+    /// Of one stream.
+    pub fn of(&self, stream: usize) -> u64 {
+        self.streams.get(stream).map_or(0, |bytes| bytes.load(Relaxed))
+    }
+
+    fn add(&self, stream: u64, bytes: u64) {
+        self.streams.get(stream as usize).iter().for_each(|sum| _ = sum.fetch_add(bytes, Relaxed));
+    }
 }
 
 impl Upstream {
-    /// Starts the service on a port of 127.0.0.1 that the system chooses.
-    pub fn start() -> Result<Upstream> {
+    /// Starts the service on a port of 127.0.0.1 that the system chooses, to count so many streams.
+    pub fn start(streams: usize) -> Result<Upstream> {
         let listen = || {
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let address = listener.local_addr()?;
-            let count = Arc::new(Count::default());
+            let streams = std::iter::repeat_with(AtomicU64::default).take(streams).collect();
+            let count = Arc::new(Count { over: AtomicBool::default(), streams });
             let counts = count.clone();
             thread::Builder::new().name("upstream".into()).spawn(move || accept(&listener, &counts))?;
             Ok(Upstream { address, count })
@@ -78,15 +89,15 @@ fn serve(mut stream: TcpStream, count: &Count) -> io::Result<()> {
                     stream.write_all(pattern::payload(0, Request::ANSWER))?;
                 }
             }
-            Request::Listen { rate } => {
+            Request::Listen { stream: number, rate } => {
                 pattern::send_while(&mut stream, u64::MAX, rate, |n| {
-                    count.sent.fetch_add(n, Relaxed);
+                    count.add(number, n);
                     !count.over.load(Relaxed)
                 })?;
                 stream.shutdown(Shutdown::Write)?;
             }
-            Request::Tell => {
-                if pattern::receive_to_end(&mut stream, |n| _ = count.received.fetch_add(n, Relaxed))? {
+            Request::Tell { stream: number } => {
+                if pattern::receive_to_end(&mut stream, |n| count.add(number, n))? {
                     stream.write_all(pattern::payload(0, Request::ANSWER))?;
                 }
             }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::crowd::{self, MOMENTS, Moment, Pauses, Shared};
+use super::crowd::{MOMENTS, Moment, Pauses, Shared};
+use super::staying;
 use super::upstream::Count;
 
 /// How many threads of them.
@@ -74,9 +75,9 @@ fn visit(address: SocketAddr, shared: &Shared) {
 }
 
 fn served(address: SocketAddr, connected: &mut bool) -> io::Result<bool> {
-    let mut stream = crowd::connect(address)?;
+    let mut stream = staying::connect(address)?;
     *connected = true;
-    let intact = crowd::ask(&mut stream)?;
-    crowd::leave(&stream)?;
+    let intact = staying::ask(&mut stream)?;
+    staying::leave(&stream)?;
     Ok(intact)
 }
