@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 
 use crate::lifecycle::BlockedSignals;
-use crate::sys::{passed, rights};
+use crate::sys::{pass, rights};
 use crate::{Error, Result};
 
 const WORD: &str = "demo-pass";
@@ -46,7 +46,7 @@ impl Pass {
         // Its file descriptors stand where others belong. The mask outlives it, and exec(2).
         drop(signals);
         match prepare(&self) {
-            Ok((program, fds)) => Error::system("become the daemon", passed::exec(program, fds)),
+            Ok((program, fds)) => Error::system("become the daemon", pass::exec(program, fds)),
             Err(error) => Error::system("take over what the demo passes", error),
         }
     }
