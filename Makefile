@@ -8,7 +8,7 @@ ROOT := $(filter 0,$(shell id -u))
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-run: ## Show drained starting, relaying and being stopped under load, in about 15 s.
+run: ## Show drained being stopped, restarted and killed under load, in about 15 s.
 	cargo run $(CARGO_FLAGS) --release -- demo
 
 test: $(if $(ROOT),tools) test-rungs-1-2 $(if $(ROOT),test-peers test-rung-3,not-as-root) ## All tests; as root those with real servers and systemds too.

@@ -36,12 +36,12 @@ complete -c drained -n "__fish_drained_needs_command" -l deadline -d 'How long a
 complete -c drained -n "__fish_drained_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c drained -n "__fish_drained_needs_command" -s V -l version -d 'Print version'
 complete -c drained -n "__fish_drained_needs_command" -f -a "check" -d 'Check the configuration: 0 if it is valid, 78 with all errors on standard error if not'
-complete -c drained -n "__fish_drained_needs_command" -f -a "demo" -d 'Show a stop under load: a daemon with clients and a server of its own, on loopback'
+complete -c drained -n "__fish_drained_needs_command" -f -a "demo" -d 'Show a stop, a restart and a SIGKILL under load: a daemon with clients and a server of its own'
 complete -c drained -n "__fish_drained_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c drained -n "__fish_drained_using_subcommand check" -l config -d 'The configuration; *.toml in conf.d beside it are read after it' -r -F
 complete -c drained -n "__fish_drained_using_subcommand check" -s h -l help -d 'Print help'
 complete -c drained -n "__fish_drained_using_subcommand demo" -l config -d 'The configuration; *.toml in conf.d beside it are read after it' -r -F
 complete -c drained -n "__fish_drained_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c drained -n "__fish_drained_using_subcommand help; and not __fish_seen_subcommand_from check demo help" -f -a "check" -d 'Check the configuration: 0 if it is valid, 78 with all errors on standard error if not'
-complete -c drained -n "__fish_drained_using_subcommand help; and not __fish_seen_subcommand_from check demo help" -f -a "demo" -d 'Show a stop under load: a daemon with clients and a server of its own, on loopback'
+complete -c drained -n "__fish_drained_using_subcommand help; and not __fish_seen_subcommand_from check demo help" -f -a "demo" -d 'Show a stop, a restart and a SIGKILL under load: a daemon with clients and a server of its own'
 complete -c drained -n "__fish_drained_using_subcommand help; and not __fish_seen_subcommand_from check demo help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -16,6 +16,9 @@ use crate::{Exit, Result, daemon};
 
 /// The whole program, from its arguments to its exit code.
 pub fn main(signals: Result<BlockedSignals>) -> ExitCode {
+    if let Some(pass) = daemon::demo::Pass::asked_for(std::env::args_os()) {
+        return super::fail("drained", &pass.become_daemon(signals));
+    }
     let options = match super::parse::<Options>().and_then(Options::checked) {
         Ok(options) => options,
         Err(code) => return code,
@@ -62,7 +65,7 @@ pub struct Options {
 enum Command {
     /// Check the configuration: 0 if it is valid, 78 with all errors on standard error if not
     Check,
-    /// Show a stop under load: a daemon with clients and a server of its own, on loopback
+    /// Show a stop, a restart and a SIGKILL under load: a daemon with clients and a server of its own
     Demo,
 }
 

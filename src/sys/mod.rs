@@ -7,6 +7,7 @@ pub mod clock;
 pub mod handshakes;
 pub mod limits;
 pub mod memory;
+pub mod pass;
 pub(crate) mod passed;
 pub mod pipe;
 pub mod rights;

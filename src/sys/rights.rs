@@ -72,18 +72,45 @@ pub fn walk(socket: BorrowedFd<'_>) -> Result<Option<Vec<OwnedFd>>, Errno> {
         Err(Errno::EAGAIN) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    let mut fds = Vec::new();
-    for item in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = item {
-            // SAFETY: the kernel has just installed these descriptors for this message; nobody else
-            // owns them.
-            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
-        }
-    }
+    let fds = owned(message.cmsgs()?);
     match message.bytes {
         _ if message.flags.contains(MsgFlags::MSG_CTRUNC) => Err(Errno::EMFILE),
         // The other end is gone, and with it nothing.
         0 if fds.is_empty() => Ok(None),
         _ => Ok(Some(fds)),
     }
+}
+
+/// The next datagram or piece of a stream in `buffer`: how many bytes of it, and the file descriptors
+/// that came with it, close-on-exec.
+///
+/// # Errors
+/// EAGAIN: there is none, and `flags` say not to wait. EMFILE: no room for all of them (MSG_CTRUNC).
+pub fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut control = nix::cmsg_space!([RawFd; MOST_AT_ONCE]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let fds = owned(message.cmsgs()?);
+    match message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        true => Err(Errno::EMFILE),
+        false => Ok((message.bytes, fds)),
+    }
+}
+
+/// The file descriptors that came with one message.
+fn owned(items: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    for item in items {
+        if let ControlMessageOwned::ScmRights(numbers) = item {
+            // SAFETY: the kernel has just installed these descriptors for this message; nobody else
+            // owns them.
+            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    fds
 }

@@ -1,5 +1,5 @@
-//! The twenty clients of the demo: a thread each, of several kinds, all in the midst of something
-//! when the stop comes. Each tells its fate when its connection has ended.
+//! The twenty clients of the stop: a thread each, of several kinds, all in the midst of something
+//! when it comes. Each tells its fate when its connection has ended.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -208,7 +208,7 @@ impl Client {
                 self.wait_for_goodbye(&mut stream)
             }
             Kind::FastDownload => self.download(&mut stream, 50 * MB, Duration::from_millis(2500)),
-            Kind::SlowDownload => self.download(&mut stream, MB, Duration::from_millis(3500)),
+            Kind::SlowDownload => self.download(&mut stream, MB, Duration::from_millis(2500)),
             Kind::HalfClosed => self.download(&mut stream, 5 * MB, Duration::from_millis(3000)),
             Kind::Upload => self.upload(&mut stream, 20 * MB, Duration::from_millis(2000)),
             Kind::Hung => self.hang(&mut stream),

@@ -1,15 +1,17 @@
-//! The service manager of the demo: starts the daemon with a notify socket, listens to what it
-//! says there and on standard error, and tells it to stop.
+//! The service manager of the demo: starts the daemon with a notify socket and what is in its store,
+//! listens to what it says there and on standard error, tells it to stop, and kills it.
 //!
 //! Whatever happens, the daemon does not outlive it.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,12 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use super::pass::Pass;
+use super::store::Store;
 use crate::{Error, Exit, Result};
+
+/// How long the end of a killed daemon is waited for.
+const END: Duration = Duration::from_secs(5);
 
 /// What the daemon did.
 pub enum Happened {
@@ -29,63 +36,90 @@ pub enum Happened {
 }
 
 pub struct Manager {
-    pid: Pid,
     dir: PathBuf,
+    store: Arc<Store>,
+    /// The process that runs, if one does. Locked while one is started or collected.
+    running: Arc<Mutex<Option<Pid>>>,
+    tell: Sender<(Instant, Happened)>,
     events: Receiver<(Instant, Happened)>,
-    started: Instant,
-    running: bool,
 }
 
 impl Manager {
-    /// Starts this program again, with `arguments`, as a service.
-    pub fn start(arguments: &[String]) -> Result<Manager> {
+    /// One that runs nothing yet.
+    pub fn new() -> Result<Manager> {
         let dir = std::env::temp_dir().join(format!("drained-demo-{}", std::process::id()));
-        let start = || {
+        let open = || {
             fs::create_dir_all(&dir)?;
-            let notify = UnixDatagram::bind(dir.join("notify"))?;
-            let started = Instant::now();
-            let child = command(arguments, &dir)?.spawn()?;
-            let pid = Pid::from_raw(child.id() as i32);
+            let store = Arc::new(Store::open(&dir.join("notify"))?);
             let (tell, events) = mpsc::channel();
-            watch(child, notify, &tell)?;
-            Ok(Manager { pid, dir: dir.clone(), events, started, running: true })
+            let (listens, told) = (store.clone(), tell.clone());
+            spawn("notified", move || while listens.wait().is_ok() && take_in(&listens, &told).is_ok() {})?;
+            Ok(Manager { dir: dir.clone(), store, running: Arc::default(), tell, events })
         };
-        start().map_err(|e: io::Error| {
+        let manager = open().map_err(|e: io::Error| {
             let _ = fs::remove_dir_all(&dir);
-            Error::system("start the daemon", e)
-        })
+            Error::system("open the demo's notify socket", e)
+        })?;
+        manager.end_with_us_on_signals();
+        Ok(manager)
     }
 
-    pub fn started(&self) -> Instant {
-        self.started
+    /// Starts this program again as a service, with all that is stored, under that configuration.
+    pub fn start(&self, config: &str) -> Result<()> {
+        let mut running = lock(&self.running);
+        let start = || {
+            let file = self.dir.join("drained.toml");
+            fs::write(&file, config)?;
+            let (sender, receiver) = UnixStream::pair()?;
+            self.store.send_all(&sender)?;
+            let names = self.store.names();
+            let child = command(&self.dir, &file, &names, receiver)?.spawn()?;
+            let pid = Pid::from_raw(child.id() as i32);
+            watch(child, &self.store, &self.running, &self.tell)?;
+            Ok(pid)
+        };
+        *running = Some(start().map_err(|e: io::Error| Error::system("start the daemon", e))?);
+        Ok(())
     }
 
     /// The next thing that the daemon does, and when it did it.
-    pub fn next(&mut self, until: Instant) -> Result<(Instant, Happened), RecvTimeoutError> {
-        let next = self.events.recv_timeout(until.saturating_duration_since(Instant::now()))?;
-        self.running &= !matches!(next.1, Happened::Exited(_));
-        Ok(next)
+    pub fn next(&self, until: Instant) -> Result<(Instant, Happened), RecvTimeoutError> {
+        self.events.recv_timeout(until.saturating_duration_since(Instant::now()))
     }
 
-    /// Stops the service, as its manager would.
-    pub fn stop(&self) -> Result<()> {
-        if !self.running {
-            return Err(Error::new(Exit::Software, "demo: the daemon ended before it was told to"));
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match *lock(&self.running) {
+            Some(pid) => {
+                kill(pid, signal).map_err(|e| Error::system(format!("send {signal} to the daemon"), e))
+            }
+            None => Err(Error::new(Exit::Software, "demo: the daemon ended before it was told to")),
         }
-        kill(self.pid, Signal::SIGTERM).map_err(|e| Error::system("send SIGTERM to the daemon", e))
+    }
+
+    /// The names of what is stored.
+    pub fn stored(&self) -> Vec<String> {
+        self.store.names()
+    }
+
+    /// Closes what is stored: the service is stopped for good.
+    pub fn forget(&self) {
+        self.store.clear();
     }
 
     /// From now on a signal that would end this process ends the daemon too.
-    pub fn end_with_us_on_signals(&self) {
-        let (pid, dir) = (self.pid, self.dir.clone());
+    fn end_with_us_on_signals(&self) {
+        let (running, dir) = (self.running.clone(), self.dir.clone());
         let signals: SigSet =
             [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM].into_iter().collect();
         // They are blocked in every thread since main began, so that one thread can wait for them.
         let _ = thread::Builder::new().name("signals".into()).spawn(move || {
             let Ok(signal) = signals.wait() else { return };
-            let _ = kill(pid, Signal::SIGKILL);
-            // Its end, left for the thread that waits for the child to collect.
-            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+            // Held to the end: nobody starts another.
+            let running = lock(&running);
+            if let Some(pid) = *running {
+                let _ = kill(pid, Signal::SIGKILL);
+                let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+            }
             let _ = fs::remove_dir_all(&dir);
             let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
         });
@@ -94,21 +128,24 @@ impl Manager {
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        if self.running {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let until = Instant::now() + Duration::from_secs(5);
-            while self.running && self.next(until).is_ok() {}
+        let until = Instant::now() + END;
+        if self.signal(Signal::SIGKILL).is_ok() {
+            while lock(&self.running).is_some() && self.next(until).is_ok() {}
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
-fn command(arguments: &[String], dir: &std::path::Path) -> io::Result<Command> {
+fn command(dir: &Path, file: &Path, names: &[String], stored: UnixStream) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(arguments)
+        .args(Pass::arguments(names.len()))
+        .arg("--config")
+        .arg(file)
         .env("NOTIFY_SOCKET", dir.join("notify"))
-        .stdin(Stdio::null())
+        // What this service is about is not in the jobs of the machine's own manager.
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent")
+        .stdin(OwnedFd::from(stored))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         // Ctrl-C is for the demo: it ends the daemon itself.
@@ -118,54 +155,62 @@ fn command(arguments: &[String], dir: &std::path::Path) -> io::Result<Command> {
     {
         command.env_remove(name);
     }
+    if !names.is_empty() {
+        command.env("LISTEN_FDNAMES", names.join(":"));
+    }
     Ok(command)
 }
 
 /// Starts the threads that listen to the daemon. On an error the daemon is killed.
-fn watch(mut child: Child, notify: UnixDatagram, tell: &Sender<(Instant, Happened)>) -> io::Result<()> {
-    let threads = || -> io::Result<JoinHandle<()>> {
-        let stderr = child.stderr.take();
-        let told = tell.clone();
-        spawn("notified", move || {
-            let mut buffer = [0; 8192];
-            while let Ok(length) = notify.recv(&mut buffer) {
-                let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                if told.send((Instant::now(), Happened::Notified(message))).is_err() {
-                    return;
-                }
-            }
-        })?;
-        let told = tell.clone();
-        spawn("logged", move || {
-            for line in
-                stderr.into_iter().flat_map(|stderr| BufReader::new(stderr).lines()).map_while(io::Result::ok)
-            {
-                let _ = told.send((Instant::now(), Happened::Logged(line)));
-            }
-        })
-    };
-    let logged = match threads() {
-        Ok(logged) => logged,
-        Err(e) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(e);
-        }
-    };
+fn watch(
+    mut child: Child,
+    store: &Arc<Store>,
+    running: &Arc<Mutex<Option<Pid>>>,
+    tell: &Sender<(Instant, Happened)>,
+) -> io::Result<()> {
+    let stderr = child.stderr.take();
     let told = tell.clone();
+    let logged = spawn("logged", move || {
+        for line in
+            stderr.into_iter().flat_map(|stderr| BufReader::new(stderr).lines()).map_while(io::Result::ok)
+        {
+            let _ = told.send((Instant::now(), Happened::Logged(line)));
+        }
+    });
+    let logged = logged.inspect_err(|_| end(&mut child))?;
+    let (store, running, told) = (store.clone(), running.clone(), tell.clone());
     let pid = Pid::from_raw(child.id() as i32);
     let waiter = spawn("exited", move || {
-        let Ok(status) = child.wait() else { return };
+        // Only looked at, so that the number stays his until nobody takes it for running.
+        let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let at = Instant::now();
-        // Its last lines are told before its end.
+        // His last messages and lines are told before his end.
+        let _ = take_in(&store, &told);
         let _ = logged.join();
-        let _ = told.send((at, Happened::Exited(status)));
+        let mut running = lock(&running);
+        *running = None;
+        if let Ok(status) = child.wait() {
+            let _ = told.send((at, Happened::Exited(status)));
+        }
     });
     waiter.map(drop).inspect_err(|_| {
         let _ = kill(pid, Signal::SIGKILL);
     })
 }
 
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn take_in(store: &Store, tell: &Sender<(Instant, Happened)>) -> io::Result<()> {
+    store.take_in(|text| _ = tell.send((Instant::now(), Happened::Notified(text))))
+}
+
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.into()).spawn(work)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -41,6 +41,10 @@ pub enum Request {
     Download { total: u64, rate: u64 },
     /// Takes `total` bytes, then answers as to [`Request::Ask`] if all were right.
     Upload { total: u64 },
+    /// Bytes at `rate` bytes a second until the show is over, then the end of the stream.
+    Listen { stream: u64, rate: u64 },
+    /// Takes bytes to the end of the stream, then answers as to [`Request::Ask`] if all were right.
+    Tell { stream: u64 },
 }
 
 impl Request {
@@ -54,6 +58,8 @@ impl Request {
             Request::Ask { delay_ms } => [1, delay_ms, 0],
             Request::Download { total, rate } => [2, total, rate],
             Request::Upload { total } => [3, total, 0],
+            Request::Listen { stream, rate } => [4, stream, rate],
+            Request::Tell { stream } => [5, stream, 0],
         };
         to.write_all(&words.map(u64::to_le_bytes).concat())
     }
@@ -71,6 +77,8 @@ impl Request {
             1 => Ok(Some(Request::Ask { delay_ms: word(1) })),
             2 => Ok(Some(Request::Download { total: word(1), rate: word(2) })),
             3 => Ok(Some(Request::Upload { total: word(1) })),
+            4 => Ok(Some(Request::Listen { stream: word(1), rate: word(2) })),
+            5 => Ok(Some(Request::Tell { stream: word(1) })),
             _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
@@ -78,6 +86,19 @@ impl Request {
 
 /// Sends `total` bytes of payload at `rate` bytes a second, telling `sent` of each piece.
 pub fn send(to: &mut impl Write, total: u64, rate: u64, mut sent: impl FnMut(u64)) -> io::Result<()> {
+    send_while(to, total, rate, |n| {
+        sent(n);
+        true
+    })
+}
+
+/// As [`send`], but only for as long as `sent` says so.
+pub fn send_while(
+    to: &mut impl Write,
+    total: u64,
+    rate: u64,
+    mut sent: impl FnMut(u64) -> bool,
+) -> io::Result<()> {
     // Pieces of a fiftieth of a second, so that a slow stream is a stream and not a burst.
     let piece = (rate / 50).clamp(1, CHUNK as u64);
     let start = Instant::now();
@@ -88,13 +109,25 @@ pub fn send(to: &mut impl Write, total: u64, rate: u64, mut sent: impl FnMut(u64
         let bytes = payload(position, piece.min(total - position));
         to.write_all(bytes)?;
         position += bytes.len() as u64;
-        sent(bytes.len() as u64);
+        if !sent(bytes.len() as u64) {
+            break;
+        }
     }
     Ok(())
 }
 
 /// Takes exactly `total` bytes of payload, telling `got` of each piece. `false` if one was wrong.
 pub fn receive(from: &mut impl Read, total: u64, mut got: impl FnMut(u64)) -> io::Result<bool> {
+    let (intact, length) = receive_at_most(from, total, &mut got)?;
+    if length < total { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(intact) }
+}
+
+/// As [`receive`], but to the end of the stream.
+pub fn receive_to_end(from: &mut impl Read, mut got: impl FnMut(u64)) -> io::Result<bool> {
+    receive_at_most(from, u64::MAX, &mut got).map(|(intact, _)| intact)
+}
+
+fn receive_at_most(from: &mut impl Read, total: u64, got: &mut impl FnMut(u64)) -> io::Result<(bool, u64)> {
     let mut buffer = vec![0; CHUNK];
     let mut position = 0;
     let mut intact = true;
@@ -102,13 +135,13 @@ pub fn receive(from: &mut impl Read, total: u64, mut got: impl FnMut(u64)) -> io
         let room = (total - position).min(CHUNK as u64) as usize;
         let length = from.read(&mut buffer[..room])?;
         if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            break;
         }
         intact &= buffer[..length] == *payload(position, length as u64);
         position += length as u64;
         got(length as u64);
     }
-    Ok(intact)
+    Ok((intact, position))
 }
 
 #[cfg(test)]
@@ -122,6 +155,7 @@ mod tests {
         send(&mut wire, total, u64::MAX / 2, |_| ()).expect("a Vec takes all");
         assert_eq!(wire.len() as u64, total);
         assert!(receive(&mut wire.as_slice(), total, |_| ()).expect("enough bytes"));
+        assert!(receive_to_end(&mut wire.as_slice(), |_| ()).expect("all bytes"));
         let mut lost = wire.clone();
         lost.remove(CHUNK);
         lost.push(0);
@@ -137,6 +171,8 @@ mod tests {
             Request::Ask { delay_ms: 2500 },
             Request::Download { total: 1 << 40, rate: 77 },
             Request::Upload { total: 256 },
+            Request::Listen { stream: 1, rate: 3 },
+            Request::Tell { stream: 2 },
         ];
         let mut wire = Vec::new();
         requests.iter().for_each(|r| r.write(&mut wire).expect("a Vec takes all"));

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::clients::{End, Fate, Kind};
 
-/// How much later than the deadline a client may see its cut.
-const LATE: Duration = Duration::from_millis(500);
+/// How much later than the deadline a client may see its cut, on a machine that has much else to do.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A line a client, 80 columns at most.
 pub fn of(fates: &[Fate], stop: Instant) -> String {
@@ -107,7 +107,7 @@ mod tests {
             [""; 0]
         );
         let named = |fate: Fate| faults(&[fate], stop, deadline).len();
-        assert_eq!(named(fate(Kind::Hung, End::Cut, at + Duration::from_secs(1))), 1);
+        assert_eq!(named(fate(Kind::Hung, End::Cut, at + Duration::from_secs(3))), 1);
         assert_eq!(named(fate(Kind::Upload, End::Cut, at)), 1);
         assert_eq!(named(fate(Kind::Idle, End::Failed("timed out".into()), at)), 1);
         assert_eq!(named(Fate { intact: false, ..fate(Kind::Upload, End::Finished, at) }), 1);
