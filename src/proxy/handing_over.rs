@@ -142,7 +142,7 @@ impl Worker {
                 _ => [None, None],
             };
             let pipes: Vec<_> = keys.iter().flat_map(in_use).flatten().collect();
-            pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, true));
+            self.means.park_pipes(&pipes, true);
         }
         self.park(&keys);
         let mut count = 0;
@@ -176,12 +176,15 @@ impl Worker {
     /// Takes in this worker's share of what was handed over.
     pub(super) fn adopt_all(&mut self) {
         let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
-        for placed in share {
-            self.adopt(placed);
-        }
+        let mut pipes = Vec::new();
+        let keys: Vec<_> = share.into_iter().map(|placed| self.take_in(placed, &mut pipes)).collect();
+        // Once more: where they stand already they are noted by nobody.
+        self.means.park_pipes(&pipes, false);
+        keys.into_iter().for_each(|key| self.go_on_with(key));
     }
 
-    fn adopt(&mut self, placed: Placed) {
+    /// Gives a connection its place here. Its pipes are added to `pipes`.
+    fn take_in(&mut self, placed: Placed, pipes: &mut Vec<Key>) -> Key {
         let Placed { adopted, proxy, upstream, slot, places } = placed;
         let shared = &self.fleet.proxies[usize::from(proxy)];
         if let Some(index) = upstream {
@@ -197,8 +200,7 @@ impl Worker {
             *until = self.now + shared.config.connect_timeout.as_millis() as u64;
         }
         connection.parked = [places[0].is_some(), places[1].is_some() && connection.server.is_some()];
-        let pipes: Vec<_> =
-            [connection.to_upstream.pipe, connection.to_client.pipe].into_iter().flatten().collect();
+        pipes.extend([connection.to_upstream.pipe, connection.to_client.pipe].into_iter().flatten());
         self.connections += 1;
         let key = self.table.insert(Entry::Connection(connection));
         if let Some(parking) = &mut self.means.parking {
@@ -208,11 +210,14 @@ impl Worker {
                 }
             }
         }
-        // Once more: where it stands already it is noted by nobody.
-        pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, false));
         if self.crash_after.is_some() {
             self.young.push_back((key, 0));
         }
+        key
+    }
+
+    /// Relays what has come meanwhile, and from now on.
+    fn go_on_with(&mut self, key: Key) {
         if !self.watch_both(key) {
             return self.end(key, End::Broken);
         }

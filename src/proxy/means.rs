@@ -15,6 +15,7 @@ use super::worker::{Entry, Side};
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
 use crate::sys::pipe::Pipe;
+use crate::sys::rights;
 
 /// Pipes, and lots where there is a store.
 pub(super) struct Means {
@@ -117,10 +118,19 @@ impl Means {
     /// Parks a pipe, where connections outlive a crash or `at_once`. Should it fail, the connection with
     /// bytes in it ends.
     pub fn park_pipe(&mut self, key: Key, at_once: bool) {
+        self.park_pipes(&[key], at_once);
+    }
+
+    /// The same for several, many to a message: a queue has room for few messages.
+    pub fn park_pipes(&mut self, keys: &[Key], at_once: bool) {
         let wanted = |parking: &&mut Parking| at_once || parking.keeper.crash_after.is_some();
         let Some(parking) = self.parking.as_mut().filter(wanted) else { return };
-        if let Some(pipe) = self.pipes.get(key) {
-            let _ = parking.park(&pipe.ends(), vec![Item::pipe(key)]);
+        for some in keys.chunks(rights::MOST_AT_ONCE / 2) {
+            let found = || some.iter().filter_map(|key| Some((*key, self.pipes.get(*key)?)));
+            let fds: Vec<_> = found().flat_map(|(_, pipe)| pipe.ends()).collect();
+            if !fds.is_empty() {
+                let _ = parking.park(&fds, found().map(|(key, _)| Item::pipe(key)).collect());
+            }
         }
     }
 

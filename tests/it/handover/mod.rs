@@ -3,11 +3,13 @@
 //! - `live`: connections of all kinds over ten restarts, and new ones meanwhile.
 //! - `ends`: what peers do while nobody runs: bytes, FINs, resets.
 //! - `killed`: SIGKILL, panics and aborts in place of an orderly end.
+//! - `churn`: connections that come and go for a long time.
 //! - `changed`: the next incarnation has another configuration.
 //! - `damage`: ledgers and lots that are not what they should be.
 //! - `policy`: when nothing is handed over, and a daemon without a store.
 
 mod changed;
+mod churn;
 mod damage;
 mod ends;
 mod killed;
