@@ -20,6 +20,8 @@ use crate::support::real_peers::server::{Server, postgres_program};
 use crate::support::real_peers::{BOUND, random_file, sha256, text};
 use crate::support::store::{LISTENER, Store};
 
+/// No client may work longer, however much it was told to do.
+const LONGEST: Duration = Duration::from_secs(900);
 /// From the age of a second on a connection outlives a crash.
 const OLD_ENOUGH: Duration = Duration::from_millis(1_300);
 
@@ -72,7 +74,7 @@ impl Shaken {
 
     /// Shakes while the client works; returns how it ended.
     fn shake_until_the_end_of(&mut self, mut client: Client) -> Ended {
-        let late = Instant::now() + BOUND * 2;
+        let late = Instant::now() + LONGEST;
         while client.is_running() && Instant::now() < late {
             self.shake();
         }
