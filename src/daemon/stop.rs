@@ -28,7 +28,10 @@ const CUT: Duration = Duration::from_micros(500);
 const HAND_OVER: Duration = Duration::from_secs(10);
 const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
-/// How long the bus may take to say what the stop is for.
+/// How long the bus may take to say what the stop is for. It takes milliseconds; where the machine is
+/// overloaded a drain in place of a handover would refuse clients, so patience is better than haste.
+const ASK_FIRST: Duration = Duration::from_secs(1);
+/// How long it may take while something else is waiting too.
 pub(super) const ASK_MANAGER: Duration = Duration::from_millis(200);
 
 /// How often a drain asks whether it has become a restart.
@@ -96,16 +99,16 @@ impl Stop {
 
     /// What the stop is for, as it was when it began.
     fn intent(&self) -> Intent {
-        self.first.get_or_init(|| (self.ask(), monotonic_ms())).0
+        self.first.get_or_init(|| (self.ask(ASK_FIRST), monotonic_ms())).0
     }
 
-    fn ask(&self) -> Intent {
+    fn ask(&self, bound: Duration) -> Intent {
         let outlives = self.fleet.keeper().is_some_and(|keeper| keeper.crash_after.is_some());
         // In a stop that goes on already it is too late to change it for that.
         let failed = self.fleet.has_failed() && outlives && self.first.get().is_none();
         let connected = self.handle.notifier().is_connected() && self.fleet.keeper().is_some();
         // Nobody else than the service manager can want anything but a drain.
-        let manager = if connected { manager::ask(ASK_MANAGER) } else { None };
+        let manager = if connected { manager::ask(bound) } else { None };
         decide(self.on_restart, connected, failed, manager.as_ref())
     }
 
@@ -134,7 +137,7 @@ impl Stop {
             context.notifier().status(report::draining_text(fleet));
             fleet.wait_until(Instant::now() + LOOK, || !fleet.is_busy());
             if asked.elapsed() >= ASK_AGAIN && fleet.is_busy() {
-                if self.ask() == Intent::HandOver {
+                if self.ask(ASK_MANAGER) == Intent::HandOver {
                     return self.hand_over(context);
                 }
                 asked = Instant::now();

@@ -166,7 +166,7 @@ impl Worker {
             _ => [None, None],
         };
         let pipes: Vec<_> = keys.iter().flat_map(in_use).flatten().collect();
-        pipes.into_iter().for_each(|pipe| self.means.park_pipe(pipe, true));
+        self.means.park_pipes(&pipes, true);
         fault::pass("leave-pipes");
         self.park(&keys);
         fault::pass("leave-parked");
@@ -217,13 +217,15 @@ impl Worker {
     pub(super) fn adopt_all(&mut self) {
         let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
         for placed in share {
-            self.adopt(placed);
+            let key = self.take_in(placed);
+            self.go_on_with(key);
             fault::pass("adopt-one");
         }
         self.fleet.worker_has_adopted();
     }
 
-    fn adopt(&mut self, placed: Placed) {
+    /// Gives a connection its place here.
+    fn take_in(&mut self, placed: Placed) -> Key {
         let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
         let shared = &self.fleet.proxies[usize::from(proxy)];
         // Who has none yet gets one below.
@@ -260,6 +262,11 @@ impl Worker {
         if self.crash_after.is_some() {
             self.young.push_back((key, 0));
         }
+        key
+    }
+
+    /// Relays what has come meanwhile, and from now on.
+    fn go_on_with(&mut self, key: Key) {
         if !self.watch_both(key) {
             return self.end(key, End::Broken);
         }

@@ -16,6 +16,7 @@ use crate::fault;
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
 use crate::sys::pipe::Pipe;
+use crate::sys::rights;
 
 /// Pipes, and lots where there is a store.
 pub(super) struct Means {
@@ -111,14 +112,23 @@ impl Means {
     /// Parks a pipe, where connections outlive a crash or `at_once`. Should it fail, a crash ends the
     /// connection with bytes in it.
     pub fn park_pipe(&mut self, key: Key, at_once: bool) {
+        self.park_pipes(&[key], at_once);
+    }
+
+    /// The same for several, many to a message: a queue has room for few messages.
+    pub fn park_pipes(&mut self, keys: &[Key], at_once: bool) {
         let wanted = |parking: &&mut Parking| at_once || parking.keeper.crash_after.is_some();
         let Some(parking) = self.parking.as_mut().filter(wanted) else { return };
-        if let Some(pipe) = self.pipes.get(key)
-            && !self.pipes.is_parked(key)
-            && parking.park(&pipe.ends(), vec![Item::pipe(key)]).is_ok()
-        {
-            self.pipes.set_parked(key);
-            fault::pass("pipe-parked");
+        for some in keys.chunks(rights::MOST_AT_ONCE / 2) {
+            let some: Vec<Key> = some.iter().filter(|key| !self.pipes.is_parked(**key)).copied().collect();
+            let fds: Vec<_> =
+                some.iter().filter_map(|key| self.pipes.get(*key)).flat_map(|pipe| pipe.ends()).collect();
+            if !fds.is_empty()
+                && parking.park(&fds, some.iter().map(|key| Item::pipe(*key)).collect()).is_ok()
+            {
+                some.iter().for_each(|key| self.pipes.set_parked(*key));
+                fault::pass("pipe-parked");
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! They need the packages of `tests/tools` and root, for servers that change their user.
 
+mod handover;
 mod http;
 mod iperf;
 mod postgres;

@@ -10,7 +10,7 @@ use crate::support::real_peers::server::{Server, postgres_program};
 use crate::support::real_peers::{text, wait_for};
 
 /// Where libpq connects to: a host or the directory of a UNIX socket, and a port.
-type Target = [String; 2];
+pub(super) type Target = [String; 2];
 
 fn tcp(drained: &Drained) -> Target {
     ["127.0.0.1".to_owned(), drained.tcp.port().to_string()]
@@ -20,7 +20,7 @@ fn unix(drained: &Drained) -> Target {
     [text(drained.unix.parent().unwrap()), "5432".to_owned()]
 }
 
-fn options<'a>([host, port]: &'a Target, own: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn options<'a>([host, port]: &'a Target, own: &[&'a str]) -> Vec<&'a str> {
     [&["-U", "postgres", "-h", host, "-p", port], own, &["postgres"]].concat()
 }
 

@@ -9,10 +9,10 @@ use crate::support::real_peers::drained::Drained;
 use crate::support::real_peers::server::Server;
 use crate::support::real_peers::{random_file, sha256, text, wait_for};
 
-const HOST: &str = "root@127.0.0.1";
+pub(super) const HOST: &str = "root@127.0.0.1";
 
 /// The options of a client that trusts the test's server and takes nothing from the user's files.
-fn options(sshd: &Server, port: u16) -> Vec<String> {
+pub(super) fn options(sshd: &Server, port: u16) -> Vec<String> {
     let key = text(&sshd.directory.path("key"));
     let mut options = vec!["-F".into(), "none".into(), "-i".into(), key, "-o".into(), format!("Port={port}")];
     let settings =
@@ -21,7 +21,7 @@ fn options(sshd: &Server, port: u16) -> Vec<String> {
     options
 }
 
-fn and(options: &[String], more: &[&str]) -> Vec<String> {
+pub(super) fn and(options: &[String], more: &[&str]) -> Vec<String> {
     options.iter().cloned().chain(more.iter().map(ToString::to_string)).collect()
 }
 

@@ -204,6 +204,13 @@ impl Store {
         names
     }
 
+    /// How many file descriptors stand in the queues of the lots.
+    pub fn in_flight(&self) -> usize {
+        let held = self.held.lock().unwrap();
+        let lots = held.entries.iter().filter(|entry| entry.name == LOT);
+        lots.map(|lot| in_queue(&lot.fd)).sum()
+    }
+
     /// Waits until so many are stored under that name.
     pub fn wait_count(&self, name: &str, count: usize) {
         super::drained::until(&format!("{count} {name} in the store"), || self.count(name) == count);
@@ -326,6 +333,13 @@ fn identity(fd: &Fd) -> Identity {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
     let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
     (file.st_dev(), file.st_ino(), flags & nix::libc::O_ACCMODE as u32)
+}
+
+/// The file descriptors on their way to this UNIX socket: `scm_fds` of /proc/PID/fdinfo.
+fn in_queue(socket: &Fd) -> usize {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", socket.number())).unwrap();
+    let count = info.lines().find_map(|line| line.strip_prefix("scm_fds:"));
+    count.expect("the kernel counts them since 5.10").trim().parse().unwrap()
 }
 
 /// Fisher and Yates, with a generator that gives the same orders in each run.

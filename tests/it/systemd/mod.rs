@@ -5,12 +5,14 @@
 mod cut;
 mod handover;
 mod hang;
+mod killed;
 mod package;
 mod process;
 mod rpm;
 mod socket;
 mod stop;
 mod transfers;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::time::Duration;

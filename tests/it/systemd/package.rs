@@ -123,14 +123,14 @@ fn examples_are_valid_units(release: Release) {
 
 /// Every job of the unit that the journal tells of: its number, and what it was then called. A
 /// restart job goes on as `start` under its number once the stop is done.
-fn job_types(container: &Container) -> BTreeSet<(String, String)> {
+pub(super) fn job_types(container: &Container) -> BTreeSet<(String, String)> {
     let entries = container.journal(["_PID=1", "UNIT=drained.service"]);
     let text = |entry: &serde_json::Value, field: &str| entry[field].as_str().map(str::to_owned);
     entries.iter().filter_map(|entry| Some((text(entry, "JOB_ID")?, text(entry, "JOB_TYPE")?))).collect()
 }
 
 /// The same package as a later version, with another default configuration.
-fn next_version(container: &Container, deb: &str) -> String {
+pub(super) fn next_version(container: &Container, deb: &str) -> String {
     let script = r#"
         dpkg-deb --raw-extract "$1" /var/tmp/next
         sed -i 's/^Version: .*/Version: 999-1/' /var/tmp/next/DEBIAN/control
