@@ -10,7 +10,7 @@
 //!   and when, not how threads and peers meet in it: a seed that failed may have to be run many times.
 //! - `DRAINED_KILLER_POINT`: only kills at points whose name begins with this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -125,6 +125,8 @@ struct Run<'a> {
     config: String,
     store: Store,
     swarm: Option<Swarm>,
+    /// What the last incarnations met, and what they let go of; the latest first.
+    history: VecDeque<String>,
     _port: Port,
     _scratch: Scratch,
 }
@@ -149,7 +151,18 @@ impl Run<'_> {
         // Twice what is promised: a worker may be late.
         let youth = if young { Duration::from_secs(2) } else { Duration::ZERO };
         let swarm = Some(Swarm::start(Terms { seed, listen, upstream, greeted, youth }));
-        Run { seed, step: 0, dice, points, config, store, swarm, _port: port, _scratch: scratch }
+        Run {
+            seed,
+            step: 0,
+            dice,
+            points,
+            config,
+            store,
+            swarm,
+            history: VecDeque::new(),
+            _port: port,
+            _scratch: scratch,
+        }
     }
 
     /// Has an incarnation end as the seed wants it.
@@ -168,6 +181,9 @@ impl Run<'_> {
         }
         let name = self.meet(&doom);
         let end = self.store.wait_any_end();
+        let let_go: Vec<_> = end.lines.iter().filter(|line| line.contains("let go of ")).collect();
+        self.history.truncate(7);
+        self.history.push_front(format!("step {}: {doom:?}, {name}: {let_go:?}", self.step));
         match (end.signal, end.code) {
             (Some(9), _) => {
                 self.swarm().killed();
@@ -290,6 +306,7 @@ impl Drop for Run<'_> {
                 "failed with DRAINED_KILLER_SEED={} in step {}:\n{}",
                 self.seed, self.step, self.config
             );
+            eprintln!("the last incarnations: {:#?}", self.history);
         }
     }
 }
