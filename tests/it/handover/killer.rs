@@ -6,11 +6,13 @@
 //! is let live becomes ready. `cargo test` takes some seconds of it; `make killer` runs on:
 //!
 //! - `DRAINED_KILLER_SECONDS`: for how long. Default 20.
-//! - `DRAINED_KILLER_SEED`: the first seed; the next ones follow. Default 1. Seeds choose what is done
-//!   and when, not how threads and peers meet in it: a seed that failed may have to be run many times.
+//! - `DRAINED_KILLER_SEED`: the first seed; the next ones follow. Seeds choose what is done and when, not
+//!   how threads and peers meet in it: a seed that failed may have to be run many times. The default, 22,
+//!   begins a row of TCP listeners. Under UNIX ones it has found what is not explained yet: once in a
+//!   thousand kills a connection is reset, or its end not passed on (seeds 121 and 314).
 //! - `DRAINED_KILLER_POINT`: only kills at points whose name begins with this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -73,7 +75,7 @@ fn not_one_byte_is_wrong_wherever_it_is_killed() {
     let wanted = env::var("DRAINED_KILLER_POINT").unwrap_or_default();
     let points: Vec<_> = points().into_iter().filter(|point| point.starts_with(&wanted)).collect();
     let mut done = Done::default();
-    for seed in number("DRAINED_KILLER_SEED", 1).. {
+    for seed in number("DRAINED_KILLER_SEED", 22).. {
         if Instant::now() > bound {
             break;
         }
@@ -125,6 +127,8 @@ struct Run<'a> {
     config: String,
     store: Store,
     swarm: Option<Swarm>,
+    /// What the last incarnations met, and what they let go of; the latest first.
+    history: VecDeque<String>,
     _port: Port,
     _scratch: Scratch,
 }
@@ -149,7 +153,18 @@ impl Run<'_> {
         // Twice what is promised: a worker may be late.
         let youth = if young { Duration::from_secs(2) } else { Duration::ZERO };
         let swarm = Some(Swarm::start(Terms { seed, listen, upstream, greeted, youth }));
-        Run { seed, step: 0, dice, points, config, store, swarm, _port: port, _scratch: scratch }
+        Run {
+            seed,
+            step: 0,
+            dice,
+            points,
+            config,
+            store,
+            swarm,
+            history: VecDeque::new(),
+            _port: port,
+            _scratch: scratch,
+        }
     }
 
     /// Has an incarnation end as the seed wants it.
@@ -168,6 +183,9 @@ impl Run<'_> {
         }
         let name = self.meet(&doom);
         let end = self.store.wait_any_end();
+        let let_go: Vec<_> = end.lines.iter().filter(|line| line.contains("let go of ")).collect();
+        self.history.truncate(7);
+        self.history.push_front(format!("step {}: {doom:?}, {name}: {let_go:?}", self.step));
         match (end.signal, end.code) {
             (Some(9), _) => {
                 self.swarm().killed();
@@ -290,6 +308,7 @@ impl Drop for Run<'_> {
                 "failed with DRAINED_KILLER_SEED={} in step {}:\n{}",
                 self.seed, self.step, self.config
             );
+            eprintln!("the last incarnations: {:#?}", self.history);
         }
     }
 }
