@@ -51,6 +51,26 @@ fn without_an_age_every_connection_that_was_used_lives_on() {
     kills("0s", Duration::ZERO);
 }
 
+/// Only who dies of what it adopts counts as one who did: a mistake in the configuration may take its time.
+#[test]
+fn starts_that_fail_for_another_reason_take_nothing_from_the_next() {
+    let (port, upstream, occupied) = (Port::reserve(), Listener::new(), Listener::new());
+    let setup = || after("0s", &port, &upstream);
+    let mut store = Store::start(setup());
+    store.wait_count(LISTENER, 1);
+    let held = pair(port.address(), &upstream);
+    store.end();
+    let both =
+        proxy("p", &[port.address()], &upstream.address) + &proxy("q", &[&occupied.address], "127.0.0.1:1");
+    for _ in 0..4 {
+        store.spawn_unready(Setup::new(&(ALWAYS.to_owned() + &both)));
+        store.wait_failed(70);
+    }
+    store.spawn(setup());
+    assert_eq!(adopted(&store), (1, 1), "{:#?}", store.daemon().lines());
+    talk(&held.0, &held.1);
+}
+
 /// Each connection is parked by itself, so the lots are tidied at once and all the time.
 #[test]
 fn in_the_midst_of_tidying_too() {
