@@ -148,6 +148,7 @@ struct Arrival {
 /// One end of a connection whose other end is gone: it must learn of it.
 struct Orphan {
     id: u64,
+    side: &'static str,
     stream: TcpStream,
     flow: Flow,
     since: Instant,
@@ -338,7 +339,8 @@ impl Hive {
                         if at_client { (link.server, link.up) } else { (Some(link.client), link.down) };
                     let left = if at_client { &self.terms.upstream.address } else { &self.terms.listen };
                     let must_reset = link.lives && !is_unix(left);
-                    self.orphan(id, stream, flow, fate, must_reset);
+                    let side = if at_client { "server" } else { "client" };
+                    self.orphan(id, side, stream, flow, fate, must_reset);
                 }
             }
         }
@@ -354,15 +356,24 @@ impl Hive {
         let (goes, stays) = if by_client { (Some(link.client), server) } else { (server, Some(link.client)) };
         goes.into_iter().for_each(reset);
         let flow = if by_client { link.up } else { link.down };
-        self.orphan(id, stays, flow, fate, !unix);
+        let side = if by_client { "server, left by its client" } else { "client, left by its server" };
+        self.orphan(id, side, stays, flow, fate, !unix);
     }
 
     /// Sees that who is left learns of the end.
-    fn orphan(&mut self, id: u64, stream: Option<TcpStream>, flow: Flow, fate: Fate, must_reset: bool) {
+    fn orphan(
+        &mut self,
+        id: u64,
+        side: &'static str,
+        stream: Option<TcpStream>,
+        flow: Flow,
+        fate: Fate,
+        must_reset: bool,
+    ) {
         self.tally.bytes += flow.got;
         // It may have seen its end, and be done.
         if let Some(stream) = stream.filter(|_| !flow.saw_end) {
-            self.orphans.push(Orphan { id, stream, flow, since: Instant::now(), must_reset, fate });
+            self.orphans.push(Orphan { id, side, stream, flow, since: Instant::now(), must_reset, fate });
         }
     }
 
@@ -380,8 +391,8 @@ impl Hive {
                 Err(Stop::Wrong(what)) => self.fail(format!("connection {}: {what}", orphan.id)),
                 Ok(()) if orphan.since.elapsed() > PATIENCE => {
                     self.fail(format!(
-                        "connection {} at {got} of {sent}: never learned of the end",
-                        orphan.id
+                        "connection {} at {got} of {sent}: the {} never learned of the end",
+                        orphan.id, orphan.side
                     ));
                 }
                 Ok(()) => self.orphans.push(orphan),
