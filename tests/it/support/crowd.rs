@@ -23,6 +23,11 @@ const TICK: Duration = Duration::from_millis(20);
 const PIECE: usize = 4 << 10;
 /// Kernel memory for each side of a stream that stands still, so that hundreds of them fit.
 const BUFFER: usize = 32 << 10;
+/// So many streams fill all that is between their ends, megabytes each. More would have the kernel run
+/// out of memory for TCP (tcp_mem in tcp(7)): it then drops what arrives and tries again after minutes.
+const UNBOUNDED: usize = 64;
+/// What the others have under way at the most.
+const LEAD: u64 = 256 << 10;
 /// All that was under way must arrive within this time once the senders have ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -132,6 +137,8 @@ struct Flow {
     /// What is sent and read in a tick; all that goes where it is MAX.
     hurry: usize,
     appetite: usize,
+    /// What may be under way.
+    lead: u64,
     sent: u64,
     got: u64,
     said_end: bool,
@@ -153,7 +160,8 @@ impl Streams {
                 // A direction that is not streamed ends at once, or with the other one.
                 let (sent, got, said_end, saw_end) = (0, 0, false, false);
                 let hurry = if sends { hurry } else { 0 };
-                flows.push(Flow { from, to, seed, hurry, appetite, sent, got, said_end, saw_end });
+                let lead = if n < UNBOUNDED { u64::MAX } else { LEAD };
+                flows.push(Flow { from, to, seed, hurry, appetite, lead, sent, got, said_end, saw_end });
             };
             // A hasty sender before a slow receiver fills all that is between; before a fast one
             // there would be no end to it, so that sender is paced.
@@ -219,7 +227,8 @@ impl Flow {
     }
 
     fn send(&mut self) -> Result<(), String> {
-        let mut left = self.hurry;
+        let under_way = self.sent - self.got;
+        let mut left = self.hurry.min(self.lead.saturating_sub(under_way) as usize);
         while left > 0 {
             let bytes = pattern(self.seed, self.sent);
             match (&*self.from).write(&bytes[..bytes.len().min(left)]) {
