@@ -155,22 +155,25 @@ impl Estate {
             }
             self.lots.push(LeftLot { messages, ..lot });
         }
-        let mut incomplete = left.damaged;
+        let mut incomplete = Incomplete::default();
         for (index, record) in left.records.into_iter().enumerate() {
             match search.take(index, &record) {
                 Pieces::Whole(pieces) if record.state == State::Live => {
                     self.connections.push(pieces.adopted(record, &left.names));
                 }
                 pieces => {
-                    incomplete += u64::from(record.state == State::Live);
+                    if let (Pieces::Some(.., lacks), State::Live) = (&pieces, record.state) {
+                        incomplete.count(*lacks);
+                    }
                     pieces.close(&record);
                     fault::pass("adopt-closed");
                 }
             }
         }
-        if incomplete > 0 {
-            self.let_go.push(format!("{incomplete} connections whose record or sockets are missing"));
+        if left.damaged > 0 {
+            self.let_go.push(format!("{} connections whose record is damaged", left.damaged));
         }
+        self.let_go.extend(incomplete.words());
         if search.strangers > 0 {
             self.let_go.push(format!("{} file descriptors that no ledger names", search.strangers));
         }
@@ -292,7 +295,11 @@ impl Search {
     /// What was found for a record.
     fn take(&mut self, index: usize, record: &Record) -> Pieces {
         let Parts { sockets: [client, server], pipes } = std::mem::take(&mut self.found[index]);
-        let mut whole = client.is_some() && (record.server == 0 || server.is_some());
+        let mut lacks = match (&client, &server) {
+            (None, _) => Some(Lacks::Client),
+            (_, None) if record.server != 0 => Some(Lacks::Upstream),
+            _ => None,
+        };
         let mut full = Vec::new();
         for (ends, inode) in pipes.into_iter().zip(record.pipes) {
             full.push(match (ends, inode) {
@@ -303,26 +310,53 @@ impl Search {
                 },
                 // It may have had bytes, and without them the stream would have a hole.
                 _ => {
-                    whole = false;
+                    lacks.get_or_insert(Lacks::Pipe);
                     None
                 }
             });
         }
-        // A byte was on its way through the memory of the process: it may be in the pipe or not.
-        whole &= !record.flags.has(Flags::URGENT);
+        // It was on its way through the memory of the process: it may be in the pipe or not.
+        if record.flags.has(Flags::URGENT) {
+            lacks.get_or_insert(Lacks::UrgentByte);
+        }
         let mut full = full.into_iter();
         let pipes = [full.next().flatten(), full.next().flatten()];
-        match client {
-            Some(client) if whole => Pieces::Whole(Box::new(WholePieces { client, server, pipes })),
-            client => Pieces::Some(client, server),
+        match (client, lacks) {
+            (Some(client), None) => Pieces::Whole(Box::new(WholePieces { client, server, pipes })),
+            (client, lacks) => Pieces::Some(client, server, lacks.unwrap_or(Lacks::Client)),
         }
+    }
+}
+
+/// What of a connection is missing, so that it cannot go on.
+#[derive(Clone, Copy, Debug)]
+enum Lacks {
+    Client,
+    Upstream,
+    Pipe,
+    UrgentByte,
+}
+
+/// How many connections lack what.
+#[derive(Default)]
+struct Incomplete([u64; 4]);
+
+impl Incomplete {
+    fn count(&mut self, lacks: Lacks) {
+        self.0[lacks as usize] += 1;
+    }
+
+    fn words(&self) -> impl Iterator<Item = String> {
+        let what = ["the client's socket", "the upstream's socket", "a pipe", "a byte of urgent data"];
+        let some = self.0.iter().zip(what).filter(|(count, _)| **count > 0);
+        some.map(|(count, what)| format!("{count} connections that lack {what}"))
     }
 }
 
 /// What was found of a connection, sorted.
 enum Pieces {
     Whole(Box<WholePieces>),
-    Some(Option<Found>, Option<Found>),
+    Some(Option<Found>, Option<Found>, Lacks),
 }
 
 struct WholePieces {
@@ -344,6 +378,7 @@ impl WholePieces {
                 // Its error may have been told to the process that is gone: the end that it shows now
                 // would pass for a clean one.
                 let broke = source.is_some_and(|source| socket::is_closed_without_error(source.fd.as_fd()));
+                let broke = broke && !flags.has(Flags::fin(way));
                 record.flags =
                     record.flags.and(Flags::source_broke(way).when(broke && !flags.has(Flags::ended(way))));
             }
@@ -364,7 +399,7 @@ impl Pieces {
     fn close(self, record: &Record) {
         let (client, server) = match self {
             Pieces::Whole(pieces) => (Some(pieces.client), pieces.server),
-            Pieces::Some(client, server) => (client, server),
+            Pieces::Some(client, server, _) => (client, server),
         };
         let live = record.state == State::Live;
         for (found, flag) in [(client, Flags::RESET_CLIENT), (server, Flags::RESET_SERVER)] {

@@ -129,8 +129,9 @@ impl<T> Lots<T> {
         self.lots.iter()
     }
 
-    /// Parks duplicates of `fds`, at most [`rights::MOST_AT_ONCE`], which are `items`. Makes a lot where
-    /// none has room, and tells `made` of it before anything is in it; no lot is used that it refuses.
+    /// Parks duplicates of `fds`, at most [`rights::MOST_AT_ONCE`], which are `items`. Makes a lot before
+    /// the last one is full, so that it is stored by the time that it is needed, and tells `made` of it
+    /// before anything is in it; no lot is used that it refuses.
     ///
     /// # Errors
     /// EMFILE: no lot can be made. ETOOMANYREFS: too many are in flight. ENOSPC: there are too many lots.
@@ -140,6 +141,17 @@ impl<T> Lots<T> {
         items: Vec<T>,
         made: impl FnOnce(&Lot<T>) -> bool,
     ) -> Result<(), Errno> {
+        let is_half_full = |lot: &Lot<T>| lot.queue.len() >= MOST_MESSAGES / 2;
+        let mut made = Some(made);
+        if self.lots.iter().all(is_half_full)
+            && self.lots.len() < MOST_LOTS
+            && let Some(made) = made.take()
+        {
+            let lot = Lot::new()?;
+            if made(&lot) {
+                self.lots.push(lot);
+            }
+        }
         for lot in self.lots.iter_mut().filter(|lot| lot.queue.len() < MOST_MESSAGES) {
             match rights::send(lot.near.as_fd(), fds) {
                 Ok(()) => {
@@ -152,9 +164,8 @@ impl<T> Lots<T> {
                 Err(errno) => return Err(errno),
             }
         }
-        if self.lots.len() >= MOST_LOTS {
-            return Err(Errno::ENOSPC);
-        }
+        // Smaller buffers, and the first half of the last lot was already too much for them.
+        let Some(made) = made.filter(|_| self.lots.len() < MOST_LOTS) else { return Err(Errno::ENOSPC) };
         let mut lot = Lot::new()?;
         if !made(&lot) {
             return Err(Errno::ENOSPC);
@@ -314,7 +325,7 @@ mod tests {
             })
             .unwrap();
         }
-        assert_eq!((made, lots.iter().count()), (3, 3));
+        assert_eq!((made, lots.iter().count()), (4, 4), "one of them empty yet");
         let mut lots = Lots::default();
         assert_eq!(lots.park(&[one.as_fd()], vec![1], |_| false), Err(Errno::ENOSPC));
     }

@@ -99,6 +99,11 @@ impl Flags {
         Flags(1 << (12 + way as u16))
     }
 
+    /// The source of that direction has said its end, after all its bytes: not by a reset.
+    pub fn fin(way: Way) -> Flags {
+        Flags(1 << (14 + way as u16))
+    }
+
     /// All of `other` are among these.
     pub fn has(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
@@ -343,6 +348,8 @@ mod tests {
             Flags::over(ToClient),
             Flags::source_broke(ToUpstream),
             Flags::source_broke(ToClient),
+            Flags::fin(ToUpstream),
+            Flags::fin(ToClient),
         ];
         for (n, one) in all.iter().enumerate() {
             assert!(all.iter().enumerate().all(|(m, other)| one.has(*other) == (n == m)));

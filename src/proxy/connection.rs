@@ -71,6 +71,8 @@ pub struct Half {
     sparing: bool,
     /// The source has broken off, as its own sink side has shown: its end is no clean one.
     pub source_broke: bool,
+    /// The source has said its end cleanly, read or not: whatever it shows later is no reset.
+    pub fin: bool,
 }
 
 /// Why a turn of the relay ended.
@@ -121,7 +123,9 @@ impl Connection {
     /// Moves what can be moved in both directions. Its record, if it has one, is true all the while.
     pub fn relay(&mut self, means: &mut Means, record: Option<&Slot>, now: u64) -> Turn {
         if let Some(slot) = record {
-            slot.add_flags(Flags::WORKING);
+            let fin = |way, half: &Half| Flags::fin(way).when(half.fin);
+            let (up, down) = (fin(Way::ToUpstream, &self.to_upstream), fin(Way::ToClient, &self.to_client));
+            slot.add_flags(Flags::WORKING.and(up).and(down));
         }
         fault::pass("relay-working");
         let turn = self.move_both(means, record, now);

@@ -46,6 +46,7 @@ impl Connection {
                 .when(half.flow.has_ended())
                 .and(Flags::over(way).when(half.flow.is_over()))
                 .and(Flags::source_broke(way).when(half.source_broke))
+                .and(Flags::fin(way).when(half.fin))
         };
         Flags::ANSWER_DUE
             .when(self.answer_due)
@@ -93,6 +94,7 @@ impl Connection {
             (&mut connection.to_client, Way::ToClient, to_client),
         ] {
             half.source_broke = flags.has(Flags::source_broke(way));
+            half.fin = flags.has(Flags::fin(way));
             // What goes nowhere any more is not kept.
             let pipe = pipe.filter(|_| !flags.has(Flags::over(way)));
             half.flow =

@@ -27,6 +27,7 @@ use crate::handover::keeper::Keeper;
 use crate::handover::record::Slot;
 use crate::lifecycle::{StopLevel, StopToken};
 use crate::sys::clock::monotonic_ms;
+use crate::sys::socket::{Address, Peer};
 use crate::{Error, Result};
 
 const EVENTS_PER_WAIT: usize = 256;
@@ -252,9 +253,22 @@ impl Worker {
                 self.connect_decided(key)
             };
         }
+        let is_unix = match side {
+            Side::Client => matches!(connection.peer, Peer::Unix(_)),
+            Side::Server => connection.upstream.is_some_and(|upstream| {
+                let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+                matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
+            }),
+        };
         let (up, down) = (&mut connection.to_upstream, &mut connection.to_client);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
         source.urgent |= flags.contains(EpollFlags::EPOLLPRI);
+        // A reset has EPOLLHUP too, and EPOLLERR until a write or a read was told of it. Nothing is written
+        // after our own end, and to a UNIX socket that was closed nothing can be.
+        let may_be_reset =
+            flags.contains(EpollFlags::EPOLLHUP) && !is_unix && (connection.broken || !sink.flow.is_over());
+        let ended = flags.contains(EpollFlags::EPOLLRDHUP) && !flags.contains(EpollFlags::EPOLLERR);
+        source.fin |= ended && !may_be_reset && !source.source_broke;
         let (source, sink) = (&mut source.flow, &mut sink.flow);
         if readable {
             source.source_ready();
