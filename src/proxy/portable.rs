@@ -2,6 +2,7 @@
 //! together again.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -9,11 +10,17 @@ use super::connection::{Connection, Half};
 use super::flow::Flow;
 use super::pipes::Pipes;
 use crate::handover::adopt::Adopted;
+use crate::handover::keeper::Keeper;
 use crate::handover::record::{Flags, Live, NO_UPSTREAM, Record, Slot, State, Way};
 use crate::sys::socket;
 
 /// The number of no record.
 pub const NO_SLOT: u32 = u32::MAX;
+
+/// The record of a connection, if it has one.
+pub(super) fn record_of<'a>(keeper: &'a Option<Arc<Keeper>>, connection: &Connection) -> Option<&'a Slot> {
+    keeper.as_ref()?.ledger.slot(connection.slot)
+}
 
 impl Connection {
     /// All that is known of it.

@@ -18,13 +18,13 @@ use super::ending::Failures;
 use super::fleet::{Fleet, Proxy, lock};
 use super::means::{Means, Parking};
 use super::pipes::Pipes;
+use super::portable::record_of;
 use super::slab::{self, Key, Slab};
 use super::stats::Counters;
 use super::timers::Timers;
 use super::upstream::Probe;
 use crate::event::Event;
 use crate::handover::keeper::Keeper;
-use crate::handover::record::Slot;
 use crate::lifecycle::{StopLevel, StopToken};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::socket::{Address, Peer};
@@ -417,11 +417,6 @@ impl Drop for Worker {
             self.fleet.worker_has_failed(self.index);
         }
     }
-}
-
-/// The record of a connection, if it has one.
-pub(super) fn record_of<'a>(keeper: &'a Option<Arc<Keeper>>, connection: &Connection) -> Option<&'a Slot> {
-    keeper.as_ref()?.ledger.slot(connection.slot)
 }
 
 /// How a connection came to its end.
