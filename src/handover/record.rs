@@ -84,6 +84,11 @@ impl Flags {
         if condition { self } else { Flags(0) }
     }
 
+    /// These without those.
+    pub fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
+    }
+
     /// The source of that direction has ended.
     pub fn ended(way: Way) -> Flags {
         Flags(1 << (8 + way as u16))

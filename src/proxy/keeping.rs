@@ -15,7 +15,7 @@ use crate::handover::keeper::Keeper;
 use crate::handover::ledger::{Ledger, LotEntry};
 use crate::handover::lot::{Lot, Lots};
 use crate::handover::names::Names;
-use crate::handover::record::NO_UPSTREAM;
+use crate::handover::record::{Flags, NO_UPSTREAM};
 use crate::sys::pipe::Pipe;
 use crate::sys::rights;
 use crate::systemd::notify::Notifier;
@@ -125,6 +125,8 @@ impl Fleet {
             let mut slot = NO_SLOT;
             if let Some(free) = slots.next() {
                 slot = free;
+                // What was under way in the last incarnation was judged: here nothing is yet.
+                adopted.record.flags = adopted.record.flags.without(Flags::WORKING);
                 adopted.record.proxy = proxy;
                 adopted.record.upstream = upstream.unwrap_or(NO_UPSTREAM);
                 adopted.record.server = if adopted.server.is_some() { adopted.record.server } else { 0 };

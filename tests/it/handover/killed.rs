@@ -13,6 +13,8 @@ use crate::support::store::{LEDGER, LISTENER, LOT, Store};
 const KILLS: usize = 15;
 const MIX: Mix = Mix { idle: 20, replies: 20, streams: 24, halves: 10 };
 const CONNECTIONS: u64 = 74;
+/// Both ends of one for each worker, or of two where the first was half full once.
+const LOTS: std::ops::RangeInclusive<usize> = 4..=8;
 
 /// Connections outlive a crash from this age on.
 fn after(crash_after: &str, port: &Port, upstream: &Listener) -> Setup {
@@ -36,7 +38,8 @@ fn kills(crash_after: &str, age: Duration) {
         let longest = crowd.replies.longest();
         println!("kill {round}: ready again in {pause:?}, longest reply {longest:?}");
         assert_eq!(adopted(&store), (1, CONNECTIONS));
-        assert_eq!((store.count(LEDGER), store.count(LOT)), (1, 4), "the store grows");
+        assert_eq!(store.count(LEDGER), 1);
+        assert!(LOTS.contains(&store.count(LOT)), "the store grows: {}", store.count(LOT));
     }
     crowd.finish();
 }
@@ -87,7 +90,7 @@ fn in_the_midst_of_tidying_too() {
             store.restart(setup())
         };
         assert_eq!(adopted(&store), (1, held.len() as u64), "{:#?}", store.daemon().lines());
-        assert_eq!(store.count(LOT), 4, "the store grows");
+        assert!(LOTS.contains(&store.count(LOT)), "the store grows: {}", store.count(LOT));
         // Some go, and leave their dead behind.
         held.truncate(held.len() - 50);
     }
