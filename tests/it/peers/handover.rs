@@ -189,7 +189,7 @@ fn psql_keeps_its_transaction() {
 fn redis_benchmark_ends_with_a_figure() {
     let redis = Server::redis();
     let mut shaken = Shaken::start(&redis);
-    let requests = (15_000 * number_from("DRAINED_TEST_PEERS_SECONDS", 6)).to_string();
+    let requests = (60_000 * number_from("DRAINED_TEST_PEERS_SECONDS", 6)).to_string();
     // One of its tests: each begins with new connections, which a kill may find too young.
     let options = ["-p", &shaken.port(), "-t", "set", "-c", "50", "-n", &requests, "--csv"];
     let bench = Client::start("redis-benchmark", options);
