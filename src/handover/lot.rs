@@ -23,7 +23,7 @@ const DEAD: usize = 512;
 /// The same for the crowded, for whom the limit on file descriptors in flight is near.
 const DEAD_CROWDED: usize = 64;
 /// A queue with so many messages, and less than a quarter of what they could hold, is packed.
-const MANY_MESSAGES: usize = 96;
+const MANY_MESSAGES: usize = 64;
 
 /// One lot: where to send, and what stands in its queue.
 #[derive(Debug)]
