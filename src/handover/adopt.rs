@@ -15,7 +15,7 @@ use super::record::{Flags, NO_UPSTREAM, Record, State, Way};
 use super::{LEDGER, LISTENER, LOT, lot};
 use crate::fault;
 use crate::sys::pipe::Pipe;
-use crate::sys::socket;
+use crate::sys::{ends, socket};
 use crate::systemd::listen_fds::PassedFd;
 
 /// Starts in a row that began to adopt and did not get through: the next one begins with nothing.
@@ -272,10 +272,10 @@ impl Search {
                     Some((index, side)) if self.found[*index].sockets[*side].is_some() => {}
                     Some((index, side)) => self.found[*index].sockets[*side] = Some(Found { fd, place }),
                     // What was closed is shut down both ways, and stands here until the lot is tidied.
-                    None if socket::is_hung_up(fd.as_fd()) => {}
+                    None if ends::is_hung_up(fd.as_fd()) => {}
                     None => {
                         self.strangers += 1;
-                        socket::reset(fd.as_fd());
+                        ends::reset(fd.as_fd());
                     }
                 }
             }
@@ -371,16 +371,20 @@ impl WholePieces {
         let flags = record.flags;
         if flags.has(Flags::CONNECTING) {
             // It was just taken, and may have been greeted: once more would be once too often.
-            server.take().iter().for_each(|server| socket::reset(server.fd.as_fd()));
+            server.take().iter().for_each(|server| ends::reset(server.fd.as_fd()));
             record.server = 0;
         } else if flags.has(Flags::WORKING) {
             for (way, source) in [(Way::ToUpstream, Some(&client)), (Way::ToClient, server.as_ref())] {
                 // Its error may have been told to the process that is gone: the end that it shows now
-                // would pass for a clean one.
-                let broke = source.is_some_and(|source| socket::is_closed_without_error(source.fd.as_fd()));
-                let broke = broke && !flags.has(Flags::fin(way));
-                record.flags =
-                    record.flags.and(Flags::source_broke(way).when(broke && !flags.has(Flags::ended(way))));
+                // would pass for a clean one. After our own end nothing is written, and a read tells an error
+                // only after the last byte.
+                let is_said = flags.has(Flags::over(way.back())) && !flags.has(Flags::BROKEN);
+                let may_be_told =
+                    |fd| !is_said || (flags.has(Flags::reading(way)) && socket::unread(fd) == 0);
+                let broke = |fd| ends::is_closed_without_error(fd) && may_be_told(fd);
+                let is_known = flags.has(Flags::fin(way)) || flags.has(Flags::ended(way));
+                let broke = !is_known && source.is_some_and(|source| broke(source.fd.as_fd()));
+                record.flags = record.flags.and(Flags::source_broke(way).when(broke));
             }
         }
         let proxy = names.get(usize::from(record.proxy));
@@ -405,8 +409,8 @@ impl Pieces {
         for (found, flag) in [(client, Flags::RESET_CLIENT), (server, Flags::RESET_SERVER)] {
             let Some(found) = found else { continue };
             match live || record.flags.has(flag) {
-                true => socket::reset(found.fd.as_fd()),
-                false => socket::hang_up(found.fd.as_fd()),
+                true => ends::reset(found.fd.as_fd()),
+                false => ends::hang_up(found.fd.as_fd()),
             }
         }
     }

@@ -16,6 +16,9 @@ pub const WORDS: usize = 16;
 pub type Slot = [AtomicU64; WORDS];
 
 const HEAD: usize = 0;
+/// Where in it the flags are, and how many bits they have.
+const FLAGS: u32 = 8;
+const FLAGS_MASK: u32 = (1 << 24) - 1;
 const ID: usize = 1;
 const CLIENT: usize = 2;
 const SERVER: usize = 3;
@@ -51,9 +54,19 @@ pub enum Way {
     ToClient,
 }
 
+impl Way {
+    /// The other one.
+    pub fn back(self) -> Way {
+        match self {
+            Way::ToUpstream => Way::ToClient,
+            Way::ToClient => Way::ToUpstream,
+        }
+    }
+}
+
 /// What is true of a connection or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(u16);
+pub struct Flags(u32);
 
 impl Flags {
     /// The last byte came from the client.
@@ -91,22 +104,27 @@ impl Flags {
 
     /// The source of that direction has ended.
     pub fn ended(way: Way) -> Flags {
-        Flags(1 << (8 + way as u16))
+        Flags(1 << (8 + way as u32))
     }
 
     /// The end of that direction was passed on.
     pub fn over(way: Way) -> Flags {
-        Flags(1 << (10 + way as u16))
+        Flags(1 << (10 + way as u32))
     }
 
     /// The source of that direction broke off, as its own sink side has shown.
     pub fn source_broke(way: Way) -> Flags {
-        Flags(1 << (12 + way as u16))
+        Flags(1 << (12 + way as u32))
     }
 
     /// The source of that direction has said its end, after all its bytes: not by a reset.
     pub fn fin(way: Way) -> Flags {
-        Flags(1 << (14 + way as u16))
+        Flags(1 << (14 + way as u32))
+    }
+
+    /// A read from the source of that direction is under way that may be told its error, once and for all.
+    pub fn reading(way: Way) -> Flags {
+        Flags(1 << (16 + way as u32))
     }
 
     /// All of `other` are among these.
@@ -178,7 +196,7 @@ impl Record {
         let peer = peer_from_words([words[ADDRESS], words[ADDRESS + 1]], words[NUMBER])?;
         let record = Record {
             state,
-            flags: Flags((head >> 16) as u16),
+            flags: Flags((head >> FLAGS) as u32 & FLAGS_MASK),
             proxy: (head >> 32) as u16,
             upstream: (head >> 48) as u16,
             id: words[ID],
@@ -195,7 +213,7 @@ impl Record {
 
     fn head(&self) -> u64 {
         let Record { state, flags, proxy, upstream, .. } = self;
-        *state as u64 | u64::from(flags.0) << 16 | u64::from(*proxy) << 32 | u64::from(*upstream) << 48
+        *state as u64 | u64::from(flags.0) << FLAGS | u64::from(*proxy) << 32 | u64::from(*upstream) << 48
     }
 }
 
@@ -214,6 +232,8 @@ pub trait Live {
     fn set_head(&self, state: State, flags: Flags, proxy: u16, upstream: u16);
     /// More is true of it.
     fn add_flags(&self, flags: Flags);
+    /// In place of `from` this is true of it.
+    fn change_flags(&self, from: Flags, to: Flags);
     /// Its upstream's socket, 0 for none.
     fn set_server(&self, cookie: u64);
     /// What has moved.
@@ -232,13 +252,19 @@ impl Live for Slot {
     }
 
     fn set_head(&self, state: State, flags: Flags, proxy: u16, upstream: u16) {
-        let head = state as u64 | u64::from(flags.0) << 16 | u64::from(proxy) << 32;
+        let head = state as u64 | u64::from(flags.0) << FLAGS | u64::from(proxy) << 32;
         self[HEAD].store(head | u64::from(upstream) << 48, Release);
     }
 
     fn add_flags(&self, flags: Flags) {
         use std::sync::atomic::Ordering::Relaxed;
-        self[HEAD].store(self[HEAD].load(Relaxed) | u64::from(flags.0) << 16, Release);
+        self[HEAD].store(self[HEAD].load(Relaxed) | u64::from(flags.0) << FLAGS, Release);
+    }
+
+    fn change_flags(&self, from: Flags, to: Flags) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let without = self[HEAD].load(Relaxed) & !(u64::from(from.0) << FLAGS);
+        self[HEAD].store(without | u64::from(to.0) << FLAGS, Release);
     }
 
     fn set_server(&self, cookie: u64) {
@@ -324,7 +350,8 @@ mod tests {
         slot.set_traffic(3_000, [8, 9]);
         slot.set_server(13);
         slot.set_head(State::Live, Flags::WORKING, 3, 6);
-        slot.add_flags(Flags::URGENT);
+        slot.add_flags(Flags::BROKEN.and(Flags::reading(Way::ToClient)));
+        slot.change_flags(Flags::BROKEN.and(Flags::reading(Way::ToClient)), Flags::URGENT);
         let words = std::array::from_fn(|at| slot[at].load(Relaxed));
         let flags = Flags::WORKING.and(Flags::URGENT);
         let expected =
@@ -355,6 +382,8 @@ mod tests {
             Flags::source_broke(ToClient),
             Flags::fin(ToUpstream),
             Flags::fin(ToClient),
+            Flags::reading(ToUpstream),
+            Flags::reading(ToClient),
         ];
         for (n, one) in all.iter().enumerate() {
             assert!(all.iter().enumerate().all(|(m, other)| one.has(*other) == (n == m)));

@@ -5,20 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::drain::{Goodbye, QUIET_AFTER, View};
-use super::flow::{Flow, Step};
+use super::flow::Flow;
+use super::half::{Half, Place, Pumped};
 use super::means::Means;
-use super::pipes::Taken;
 use super::portable::NO_SLOT;
-use super::slab::Key;
 use super::upstream::Tried;
 use crate::fault;
 use crate::handover::record::{Flags, Live, Slot, Way};
+use crate::sys::ends;
 use crate::sys::socket::{self, Peer};
-
-/// How many moves a direction gets before others have their turn.
-const MOVES_PER_TURN: u32 = 16;
-/// What goes into the last pipe at once: less than the room that a writable socket has.
-const SPARING: u32 = 2 << 10;
 
 /// No field of it is shared; it lives and dies on one worker.
 pub struct Connection {
@@ -58,21 +53,6 @@ pub struct Connection {
     pub parked: [bool; 2],
     /// The last incarnation had parked them, so duplicates may stand where nobody here knows of them.
     pub inherited: bool,
-}
-
-/// One direction with the pipe that it owns while bytes are in it.
-#[derive(Default)]
-pub struct Half {
-    pub flow: Flow,
-    pub pipe: Option<Key>,
-    /// Urgent data came: where a splice stops there may be more.
-    pub urgent: bool,
-    /// Its pipe is the last one: it must be empty again at once.
-    sparing: bool,
-    /// The source has broken off, as its own sink side has shown: its end is no clean one.
-    pub source_broke: bool,
-    /// The source has said its end cleanly, read or not: whatever it shows later is no reset.
-    pub fin: bool,
 }
 
 /// Why a turn of the relay ended.
@@ -143,19 +123,23 @@ impl Connection {
         let sent = (self.to_upstream.flow.bytes, self.to_client.flow.bytes);
         // In this order, so that an upstream which answers at once is seen to have answered: what
         // it has sent by now it sent before it sees what the client asks in this turn.
-        let down = self.to_client.pump(server, client, means, record.map(|slot| (slot, Way::ToClient)));
+        let place = |way, back: &Half| record.map(|slot| Place { slot, way, said: back.flow.is_over() });
+        let down = self.to_client.pump(server, client, means, place(Way::ToClient, &self.to_upstream));
+        if let Pumped::SourceFailed(errno) = down {
+            return Turn::Failed(errno);
+        }
         // A socket tells its error once, and then reads as if its stream had ended well.
         let told = |pumped| matches!(pumped, Pumped::SinkFailed(errno) if errno != Errno::EPIPE);
         self.to_upstream.source_broke |= told(down);
         fault::pass("relay-between");
-        let up = self.to_upstream.pump(client, server, means, record.map(|slot| (slot, Way::ToUpstream)));
+        let up = self.to_upstream.pump(client, server, means, place(Way::ToUpstream, &self.to_client));
         let asked = self.to_upstream.flow.bytes != sent.0;
         if asked || self.to_client.flow.bytes != sent.1 {
             self.last = now;
             self.answer_due = asked;
         }
         match (up, down) {
-            (Pumped::SourceFailed(errno), _) | (_, Pumped::SourceFailed(errno)) => Turn::Failed(errno),
+            (Pumped::SourceFailed(errno), _) => Turn::Failed(errno),
             (Pumped::SinkFailed(_), _) | (_, Pumped::SinkFailed(_)) => {
                 self.broken = true;
                 self.to_client.source_broke |= told(up);
@@ -249,166 +233,10 @@ impl Connection {
 /// Closes a socket; one of which there are duplicates stays open, so its peer is told first.
 pub fn end_socket(fd: OwnedFd, duplicated: bool, reset: bool) {
     match (duplicated, reset) {
-        (true, true) => socket::reset(fd.as_fd()),
-        (true, false) => socket::hang_up(fd.as_fd()),
-        (false, true) => socket::reset_on_close(fd.as_fd()),
+        (true, true) => ends::reset(fd.as_fd()),
+        (true, false) => ends::hang_up(fd.as_fd()),
+        (false, true) => ends::reset_on_close(fd.as_fd()),
         (false, false) => {}
-    }
-}
-
-/// The record of a connection, and which of its directions.
-type Place<'a> = Option<(&'a Slot, Way)>;
-
-/// Why one direction stopped moving.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pumped {
-    Waits,
-    Budget,
-    NoPipe,
-    SourceFailed(Errno),
-    SinkFailed(Errno),
-}
-
-impl Half {
-    /// Does what the flow asks for, until it waits or others should have their turn.
-    fn pump(
-        &mut self,
-        source: BorrowedFd<'_>,
-        sink: BorrowedFd<'_>,
-        means: &mut Means,
-        place: Place<'_>,
-    ) -> Pumped {
-        let mut result = Pumped::Budget;
-        for _ in 0..MOVES_PER_TURN {
-            if let Err(stop) = self.step(source, sink, means, place) {
-                result = stop;
-                break;
-            }
-        }
-        if self.flow.held == 0
-            && let Some(pipe) = self.pipe.take()
-        {
-            if let Some((slot, way)) = place {
-                slot.unbind(way);
-            }
-            fault::pass("relay-unbound");
-            means.put(pipe);
-            self.sparing = false;
-        }
-        result
-    }
-
-    fn step(
-        &mut self,
-        source: BorrowedFd<'_>,
-        sink: BorrowedFd<'_>,
-        means: &mut Means,
-        place: Place<'_>,
-    ) -> Result<(), Pumped> {
-        match self.flow.next() {
-            Step::Fill => {
-                if self.pipe.is_none() {
-                    let pipe = match means.take() {
-                        Ok(Taken::Ample(pipe) | Taken::New(pipe)) => pipe,
-                        Ok(Taken::Last(pipe)) if socket::is_writable(sink) => {
-                            self.sparing = true;
-                            pipe
-                        }
-                        Ok(Taken::Last(pipe)) => {
-                            means.put(pipe);
-                            self.flow.sink_blocked();
-                            return Ok(());
-                        }
-                        Err(_) => return self.end_without_pipe(source),
-                    };
-                    if let (Some((slot, way)), Some(known)) = (place, means.pipes.get(pipe)) {
-                        slot.bind(way, known.inode());
-                    }
-                    fault::pass("relay-bound");
-                    self.pipe = Some(pipe);
-                }
-                let filled = self.fill(source, means, place);
-                fault::pass("relay-filled");
-                match filled {
-                    Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
-                    Ok(n) => self.flow.filled(n as u32),
-                    Err(Errno::EAGAIN) => self.flow.source_blocked(),
-                    Err(errno) => return Err(self.source_failed(errno)),
-                }
-            }
-            Step::Empty => {
-                let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
-                let emptied = pipe.map_or(Err(Errno::EBADF), |pipe| pipe.empty(sink, self.flow.held));
-                fault::pass("relay-emptied");
-                match emptied {
-                    Ok(n) => self.flow.emptied(n as u32),
-                    Err(Errno::EAGAIN) => self.flow.sink_blocked(),
-                    Err(errno) => {
-                        // What it holds has nowhere to go; the other direction may still end well.
-                        self.flow.finished();
-                        if let Some(pipe) = self.pipe.take() {
-                            if let Some((slot, way)) = place {
-                                // Without its pipe the stream has a hole: that is to be known first.
-                                slot.add_flags(Flags::BROKEN.and(Flags::over(way)));
-                                slot.unbind(way);
-                            }
-                            fault::pass("relay-broken");
-                            means.discard(pipe);
-                        }
-                        return Err(Pumped::SinkFailed(errno));
-                    }
-                }
-            }
-            Step::Finish => {
-                // An error says that the peer is gone, which its own direction reports.
-                let _ = socket::finish_writing(sink);
-                fault::pass("relay-finished");
-                self.flow.finished();
-            }
-            Step::Wait | Step::Over => return Err(Pumped::Waits),
-        }
-        Ok(())
-    }
-
-    fn fill(&mut self, source: BorrowedFd<'_>, means: &Means, place: Place<'_>) -> Result<usize, Errno> {
-        let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe)).ok_or(Errno::EBADF)?;
-        let result = pipe.fill(source, if self.sparing { SPARING } else { u32::MAX });
-        let is_urgent = match result {
-            Ok(0) | Err(Errno::EAGAIN) if std::mem::take(&mut self.urgent) => true,
-            // It came a moment ago, and its event is yet to come: this is not the end.
-            Ok(0) => socket::unread(source) > 0,
-            _ => false,
-        };
-        if !is_urgent {
-            return result;
-        }
-        // Said until the end of the turn: a crash in its midst may lose the byte.
-        if let Some((slot, _)) = place {
-            slot.add_flags(Flags::URGENT);
-        }
-        fault::pass("urgent-noted");
-        let result = pipe.fill_urgent(source);
-        fault::pass("urgent-moved");
-        result
-    }
-
-    /// An end needs no pipe, and lets go of what there are too few of.
-    fn end_without_pipe(&mut self, source: BorrowedFd<'_>) -> Result<(), Pumped> {
-        match socket::ended(source) {
-            Some(Ok(())) if self.source_broke => Err(Pumped::SourceFailed(Errno::ECONNRESET)),
-            Some(Ok(())) => {
-                self.flow.filled(0);
-                Ok(())
-            }
-            Some(Err(errno)) => Err(self.source_failed(errno)),
-            None => Err(Pumped::NoPipe),
-        }
-    }
-
-    /// Nobody will be told the error once more: the record has it until the connection is closed.
-    fn source_failed(&mut self, errno: Errno) -> Pumped {
-        self.source_broke = true;
-        Pumped::SourceFailed(errno)
     }
 }
 
@@ -440,7 +268,7 @@ mod tests {
         let peer = Peer::Tcp(far_client.local_addr().unwrap());
         let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
         (&far_server).write_all(b"an answer").unwrap();
-        socket::reset_on_close(far_client.as_fd());
+        ends::reset_on_close(far_client.as_fd());
         drop(far_client);
         let mut connection = Connection::new(1, near_client, peer, 0, 0);
         connection.server = Some(near_server);
@@ -458,7 +286,7 @@ mod tests {
         let ((near_client, far_client), (near_server, _far_server)) = (tcp_pair(), tcp_pair());
         let peer = Peer::Tcp(far_client.local_addr().unwrap());
         let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
-        socket::reset_on_close(far_client.as_fd());
+        ends::reset_on_close(far_client.as_fd());
         drop(far_client);
         let mut connection = Connection::new(1, near_client, peer, 0, 0);
         connection.server = Some(near_server);
@@ -479,7 +307,7 @@ mod tests {
         let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
         let (mut up, mut down) = (Half::default(), Half::default());
         (&far_client).write_all(b"a request").unwrap();
-        socket::reset_on_close(far_server.as_fd());
+        ends::reset_on_close(far_server.as_fd());
         drop(far_server);
         up.flow.source_ready();
         up.flow.sink_ready();

@@ -16,7 +16,7 @@ use super::slab::Key;
 use super::worker::{End, Entry, SOCKET_EVENTS, Side, Source, Worker};
 use crate::fault;
 use crate::handover::record::Live;
-use crate::sys::{rights, socket};
+use crate::sys::{ends, rights};
 
 /// After a failure to park, milliseconds until the next try.
 const RETRY_PARKING: u64 = 1_000;
@@ -128,7 +128,7 @@ impl Worker {
                 fds.extend(connection.server.as_ref().filter(|_| missing[1]).map(AsFd::as_fd));
                 let ours = fds.len() - missing.iter().filter(|missing| **missing).count();
                 // Should nobody ever go on with it, its peers shall not take its end for a clean one.
-                fds[ours..].iter().for_each(|fd| socket::reset_on_close(*fd));
+                fds[ours..].iter().for_each(|fd| ends::reset_on_close(*fd));
                 items.push(Item::sockets(*key, missing[0], missing[1]));
             }
         }

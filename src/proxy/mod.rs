@@ -10,6 +10,7 @@ mod drain;
 mod ending;
 mod fleet;
 mod flow;
+mod half;
 mod handing_over;
 mod keeping;
 mod listener;

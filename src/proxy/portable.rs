@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::connection::{Connection, Half};
+use super::connection::Connection;
 use super::flow::Flow;
+use super::half::Half;
 use super::pipes::Pipes;
 use crate::handover::adopt::Adopted;
 use crate::handover::keeper::Keeper;
 use crate::handover::record::{Flags, Live, NO_UPSTREAM, Record, Slot, State, Way};
-use crate::sys::socket;
+use crate::sys::{ends, socket};
 
 /// The number of no record.
 pub const NO_SLOT: u32 = u32::MAX;
@@ -107,6 +108,14 @@ impl Connection {
             half.flow =
                 flow(flags, way, record.bytes[way as usize], pipe.as_ref().map_or(0, |(_, held)| *held));
             half.pipe = pipe.map(|(pipe, _)| pipes.add(pipe));
+        }
+        // Noted before it was said, which the last incarnation may not have come to.
+        let sinks = [
+            (&connection.to_upstream, connection.server.as_ref()),
+            (&connection.to_client, Some(&connection.client)),
+        ];
+        for sink in sinks.into_iter().filter(|(half, _)| half.flow.is_over()).filter_map(|(_, sink)| sink) {
+            let _ = ends::finish_writing(sink.as_fd());
         }
         connection
     }

@@ -4,6 +4,7 @@
 //! safely is used from nix directly; here stands what it doesn't, or wraps at a cost.
 
 pub mod clock;
+pub mod ends;
 pub mod handshakes;
 pub mod limits;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! Sockets: accept, connect, end, and what the kernel says of their queues.
+//! Sockets: accept, connect, and what the kernel says of their queues.
 //!
 //! All sockets made here are non-blocking and close-on-exec.
 
@@ -123,7 +123,7 @@ fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
-fn is_tcp(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(super) fn is_tcp(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
     Ok(matches!(name.family(), Some(AddressFamily::Inet | AddressFamily::Inet6)))
 }
@@ -200,20 +200,6 @@ fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags) -> bool {
     poll(&mut [PollFd::new(fd, flags)], PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
-/// How the stream of a connection ended, if nothing is left to be read before its end.
-pub fn ended(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
-    // Not among nix's flags: a FIN came, see poll(2).
-    let fin = PollFlags::from_bits_retain(libc::POLLRDHUP);
-    let mut fds = [PollFd::new(fd, fin)];
-    poll(&mut fds, PollTimeout::ZERO).ok()?;
-    let found = fds[0].revents()?;
-    match take_error(fd) {
-        Err(errno) if found.contains(PollFlags::POLLERR) => Some(Err(errno)),
-        _ if found.intersects(fin | PollFlags::POLLHUP) && unread(fd) == 0 => Some(Ok(())),
-        _ => None,
-    }
-}
-
 /// Starts to connect. TCP sockets get TCP_NODELAY, SO_KEEPALIVE and SO_OOBINLINE.
 ///
 /// # Errors
@@ -253,82 +239,6 @@ pub fn send_whole(fd: BorrowedFd<'_>, header: &[u8]) -> Result<(), Errno> {
         n if n == header.len() => Ok(()),
         _ => Err(Errno::EMSGSIZE),
     }
-}
-
-/// Sends the FIN: nothing more will be written. An error means that the peer is gone already.
-pub fn finish_writing(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    shutdown(fd.as_raw_fd(), Shutdown::Write)
-}
-
-/// Makes the close of a TCP connection a reset, see SO_LINGER in socket(7). UNIX sockets know none.
-pub fn reset_on_close(fd: BorrowedFd<'_>) {
-    // A failure leaves an ordinary close, which is all that can be had then.
-    let _ = setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
-}
-
-/// Undoes [`reset_on_close`].
-pub fn finish_on_close(fd: BorrowedFd<'_>) {
-    let _ = setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
-}
-
-/// Ends both directions at once, though duplicates of the socket are elsewhere: close(2) would say
-/// nothing to the peer as long as those are open. An error means that the connection is gone already.
-/// What is unread then makes it a reset, as close(2) would.
-pub fn hang_up(fd: BorrowedFd<'_>) {
-    if is_tcp(fd).unwrap_or(false) {
-        if unread(fd) > 0 {
-            return reset(fd);
-        }
-        finish_on_close(fd);
-    }
-    let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
-}
-
-/// Resets a TCP connection at once, though duplicates of the socket are elsewhere: connect(2) with
-/// AF_UNSPEC. UNIX sockets know no reset and are hung up.
-pub fn reset(fd: BorrowedFd<'_>) {
-    if !is_tcp(fd).unwrap_or(false) {
-        let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
-        return;
-    }
-    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    // SAFETY: the kernel reads the address, which outlives the call. nix has no address without a
-    // family. An error leaves a connection that is none any more.
-    let _ =
-        unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, size_of_val(&nobody) as libc::socklen_t) };
-}
-
-/// Both directions of the connection are over, or there never was one.
-pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::empty())];
-    let found = poll(&mut fds, PollTimeout::ZERO).ok().and_then(|_| fds[0].revents());
-    found.is_some_and(|found| found.contains(PollFlags::POLLHUP))
-}
-
-/// The connection is closed and has no error to tell: that was told already, if there was one.
-pub fn is_closed_without_error(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::empty())];
-    let found = poll(&mut fds, PollTimeout::ZERO).ok().and_then(|_| fds[0].revents());
-    let is_closed = match is_tcp(fd) {
-        // A clean end leaves other states, as long as both sides have not said theirs.
-        Ok(true) => tcp_state(fd) == Some(TCP_CLOSE),
-        _ => found.is_some_and(|found| found.contains(PollFlags::POLLHUP)),
-    };
-    is_closed && !found.is_some_and(|found| found.contains(PollFlags::POLLERR))
-}
-
-/// The state of a closed TCP connection, see TCP_INFO in tcp(7).
-const TCP_CLOSE: u8 = 7;
-
-fn tcp_state(fd: BorrowedFd<'_>) -> Option<u8> {
-    let mut state = 0_u8;
-    let mut len = size_of::<u8>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, the first of struct tcp_info, to which the pointer
-    // points. nix has no such option.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &mut len)
-    };
-    (result == 0).then_some(state)
 }
 
 /// A number that no other socket of this machine has had or will have: SO_COOKIE, socket(7).
@@ -413,7 +323,6 @@ fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
@@ -439,52 +348,5 @@ mod tests {
         assert_eq!(start_connect(&Address::Unix(name)).unwrap_err(), Errno::ECONNREFUSED);
         assert!(matches!(accept(listener.as_fd()).unwrap().1, Peer::Unix(pid) if pid > 0));
         assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
-    }
-
-    /// A connection of a client with a socket of ours.
-    fn tcp_pair() -> (OwnedFd, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (accept(listener.as_fd()).unwrap().0, client)
-    }
-
-    #[test]
-    fn what_others_hold_is_hung_up_and_reset_all_the_same() {
-        let (fd, mut client) = tcp_pair();
-        let _duplicate = fd.try_clone().unwrap();
-        assert!(!is_hung_up(fd.as_fd()));
-        hang_up(fd.as_fd());
-        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
-        assert!(is_hung_up(fd.as_fd()));
-        let (fd, mut client) = tcp_pair();
-        let duplicate = fd.try_clone().unwrap();
-        reset(fd.as_fd());
-        assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert!(is_hung_up(duplicate.as_fd()));
-    }
-
-    #[test]
-    fn a_reset_that_was_told_is_seen_as_a_close_without_error() {
-        let (fd, client) = tcp_pair();
-        assert!(!is_closed_without_error(fd.as_fd()));
-        reset_on_close(client.as_fd());
-        drop(client);
-        assert!(!is_closed_without_error(fd.as_fd()), "it is not told yet");
-        assert_eq!(take_error(fd.as_fd()), Err(Errno::ECONNRESET));
-        assert!(is_closed_without_error(fd.as_fd()));
-        let (fd, client) = tcp_pair();
-        drop(client);
-        assert!(!is_closed_without_error(fd.as_fd()), "a clean end");
-    }
-
-    #[test]
-    fn reset_on_close_resets() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (fd, peer) = accept(listener.as_fd()).unwrap();
-        assert_eq!(peer, Peer::Tcp(client.local_addr().unwrap()));
-        reset_on_close(fd.as_fd());
-        drop(fd);
-        assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 }

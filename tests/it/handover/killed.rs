@@ -1,5 +1,7 @@
 //! SIGKILL, a panic and an abort: connections of all kinds live on.
 
+use std::io::Write;
+use std::net::Shutdown;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -7,7 +9,8 @@ use nix::sys::signal::Signal;
 use super::{ALWAYS, Port, adopted, pair, proxy};
 use crate::support::crowd::{Crowd, Mix};
 use crate::support::drained::{Setup, alone, raise_descriptors};
-use crate::support::peers::{Ended, Listener, end_of, talk};
+use crate::support::peers::{Ended, Listener, end_of, read_to_end, talk};
+use crate::support::scratch::Scratch;
 use crate::support::store::{LEDGER, LISTENER, LOT, Store};
 
 const KILLS: usize = 15;
@@ -142,4 +145,34 @@ fn a_watchdog_abort_is_like_a_kill() {
     store.spawn(setup());
     assert_eq!(adopted(&store), (1, 8));
     held.iter().for_each(|(client, server)| talk(client, server));
+}
+
+/// Its end closes the client's socket, for ours was said to it before; then it looks like one that was reset.
+#[test]
+fn an_end_that_comes_while_nobody_runs_is_clean_though_the_next_one_dies_too() {
+    let listen_on_both = |port: &Port, scratch: &Scratch| {
+        let unix = format!("unix:{}", scratch.path("in").display());
+        [port.address().to_owned(), unix]
+    };
+    for point in ["relay-working", "relay-between", "relay-filled", "relay-finished", "relay-moved"] {
+        let (port, scratch) = (Port::reserve(), Scratch::new());
+        for listen in listen_on_both(&port, &scratch) {
+            let upstream = Listener::new();
+            let config =
+                format!("{ALWAYS}crash_after = \"0s\"\n") + &proxy("p", &[&listen], &upstream.address);
+            let mut store = Store::start(Setup::new(&config));
+            store.wait_count(LISTENER, 1);
+            let (client, server) = pair(&listen, &upstream);
+            server.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(end_of(&client), Ended::Fin);
+            store.daemon().signal(Signal::SIGKILL);
+            store.wait_killed();
+            (&client).write_all(b"all").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            store.spawn_unready(Setup::new(&config).env("DRAINED_TEST_FAULT", &format!("kill:{point}:1")));
+            store.wait_killed();
+            store.spawn(Setup::new(&config));
+            assert_eq!(read_to_end(&server), (b"all".to_vec(), Ended::Fin), "{point}, {listen}");
+        }
+    }
 }

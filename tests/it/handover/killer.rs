@@ -7,9 +7,7 @@
 //!
 //! - `DRAINED_KILLER_SECONDS`: for how long. Default 20.
 //! - `DRAINED_KILLER_SEED`: the first seed; the next ones follow. Default 1. Seeds choose what is done and when, not
-//!   how threads and peers meet in it: a seed that failed may have to be run many times. What is not
-//!   explained yet: once in some thousand kills a connection whose two peers have both said their end is
-//!   reset at the upstream (seeds 103, 109, 111, 200), or its end is not passed on (105, 314).
+//!   how threads and peers meet in it: a seed that failed may have to be run many times.
 //! - `DRAINED_KILLER_POINT`: only kills at points whose name begins with this.
 
 use std::collections::{BTreeMap, VecDeque};

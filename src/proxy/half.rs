@@ -1,0 +1,234 @@
+//! One direction of a connection with its pipe: what its flow asks for, done.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+use super::flow::{Flow, Step};
+use super::means::Means;
+use super::pipes::Taken;
+use super::slab::Key;
+use crate::fault;
+use crate::handover::record::{Flags, Live, Slot, Way};
+use crate::sys::{ends, socket};
+
+/// How many moves a direction gets before others have their turn.
+const MOVES_PER_TURN: u32 = 16;
+/// What goes into the last pipe at once: less than the room that a writable socket has.
+const SPARING: u32 = 2 << 10;
+
+/// One direction with the pipe that it owns while bytes are in it.
+#[derive(Default)]
+pub struct Half {
+    pub flow: Flow,
+    pub pipe: Option<Key>,
+    /// Urgent data came: where a splice stops there may be more.
+    pub urgent: bool,
+    /// Its pipe is the last one: it must be empty again at once.
+    sparing: bool,
+    /// The source has broken off, as its own sink side has shown: its end is no clean one.
+    pub source_broke: bool,
+    /// The source has said its end cleanly, read or not: whatever it shows later is no reset.
+    pub fin: bool,
+}
+
+/// The record of a connection, and which of its directions.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub slot: &'a Slot,
+    pub way: Way,
+    /// Our own end was said to the source. Then its end closes the socket, which looks like a reset whose
+    /// error was told.
+    pub said: bool,
+}
+
+/// Why one direction stopped moving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pumped {
+    Waits,
+    Budget,
+    NoPipe,
+    SourceFailed(Errno),
+    SinkFailed(Errno),
+}
+
+impl Half {
+    /// Does what the flow asks for, until it waits or others should have their turn.
+    pub fn pump(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        means: &mut Means,
+        place: Option<Place<'_>>,
+    ) -> Pumped {
+        let mut result = Pumped::Budget;
+        for _ in 0..MOVES_PER_TURN {
+            if let Err(stop) = self.step(source, sink, means, place) {
+                result = stop;
+                break;
+            }
+        }
+        if self.flow.held == 0
+            && let Some(pipe) = self.pipe.take()
+        {
+            if let Some(Place { slot, way, .. }) = place {
+                slot.unbind(way);
+            }
+            fault::pass("relay-unbound");
+            means.put(pipe);
+            self.sparing = false;
+        }
+        result
+    }
+
+    fn step(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        means: &mut Means,
+        place: Option<Place<'_>>,
+    ) -> Result<(), Pumped> {
+        match self.flow.next() {
+            Step::Fill => {
+                if self.pipe.is_none() {
+                    let pipe = match means.take() {
+                        Ok(Taken::Ample(pipe) | Taken::New(pipe)) => pipe,
+                        Ok(Taken::Last(pipe)) if socket::is_writable(sink) => {
+                            self.sparing = true;
+                            pipe
+                        }
+                        Ok(Taken::Last(pipe)) => {
+                            means.put(pipe);
+                            self.flow.sink_blocked();
+                            return Ok(());
+                        }
+                        Err(_) => return self.end_without_pipe(source, place),
+                    };
+                    if let (Some(Place { slot, way, .. }), Some(known)) = (place, means.pipes.get(pipe)) {
+                        slot.bind(way, known.inode());
+                    }
+                    fault::pass("relay-bound");
+                    self.pipe = Some(pipe);
+                }
+                self.before_reading(source, place);
+                let filled = self.fill(source, means, place);
+                fault::pass("relay-filled");
+                match filled {
+                    Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
+                    Ok(n) => {
+                        self.after_reading(place, n == 0);
+                        self.flow.filled(n as u32);
+                    }
+                    Err(Errno::EAGAIN) => {
+                        self.after_reading(place, false);
+                        self.flow.source_blocked();
+                    }
+                    Err(errno) => return Err(self.source_failed(errno)),
+                }
+            }
+            Step::Empty => {
+                let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
+                let emptied = pipe.map_or(Err(Errno::EBADF), |pipe| pipe.empty(sink, self.flow.held));
+                fault::pass("relay-emptied");
+                match emptied {
+                    Ok(n) => self.flow.emptied(n as u32),
+                    Err(Errno::EAGAIN) => self.flow.sink_blocked(),
+                    Err(errno) => {
+                        // What it holds has nowhere to go; the other direction may still end well.
+                        self.flow.finished();
+                        if let Some(pipe) = self.pipe.take() {
+                            if let Some(Place { slot, way, .. }) = place {
+                                // Without its pipe the stream has a hole: that is to be known first.
+                                slot.add_flags(Flags::BROKEN.and(Flags::over(way)));
+                                slot.unbind(way);
+                            }
+                            fault::pass("relay-broken");
+                            means.discard(pipe);
+                        }
+                        return Err(Pumped::SinkFailed(errno));
+                    }
+                }
+            }
+            Step::Finish => {
+                // Whoever goes on says it once more, so this comes first.
+                if let Some(Place { slot, way, .. }) = place {
+                    slot.add_flags(Flags::over(way));
+                }
+                fault::pass("relay-finishing");
+                // An error says that the peer is gone, which its own direction reports.
+                let _ = ends::finish_writing(sink);
+                fault::pass("relay-finished");
+                self.flow.finished();
+            }
+            Step::Wait | Step::Over => return Err(Pumped::Waits),
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &mut self,
+        source: BorrowedFd<'_>,
+        means: &Means,
+        place: Option<Place<'_>>,
+    ) -> Result<usize, Errno> {
+        let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe)).ok_or(Errno::EBADF)?;
+        let result = pipe.fill(source, if self.sparing { SPARING } else { u32::MAX });
+        let is_urgent = match result {
+            Ok(0) | Err(Errno::EAGAIN) if std::mem::take(&mut self.urgent) => true,
+            // It came a moment ago, and its event is yet to come: this is not the end.
+            Ok(0) => socket::unread(source) > 0,
+            _ => false,
+        };
+        if !is_urgent {
+            return result;
+        }
+        // Said until the end of the turn: a crash in its midst may lose the byte.
+        if let Some(Place { slot, .. }) = place {
+            slot.add_flags(Flags::URGENT);
+        }
+        fault::pass("urgent-noted");
+        let result = pipe.fill_urgent(source);
+        fault::pass("urgent-moved");
+        result
+    }
+
+    /// An end needs no pipe, and lets go of what there are too few of.
+    fn end_without_pipe(&mut self, source: BorrowedFd<'_>, place: Option<Place<'_>>) -> Result<(), Pumped> {
+        self.before_reading(source, place);
+        match ends::ended(source) {
+            Some(Ok(())) if self.source_broke => Err(Pumped::SourceFailed(Errno::ECONNRESET)),
+            Some(Ok(())) => {
+                self.after_reading(place, true);
+                self.flow.filled(0);
+                Ok(())
+            }
+            Some(Err(errno)) => Err(self.source_failed(errno)),
+            None => {
+                self.after_reading(place, false);
+                Err(Pumped::NoPipe)
+            }
+        }
+    }
+
+    /// Where an end and a reset that was told look alike, the record says which of them a read may meet.
+    fn before_reading(&mut self, source: BorrowedFd<'_>, place: Option<Place<'_>>) {
+        let Some(Place { slot, way, .. }) = place.filter(|place| place.said && !self.fin) else { return };
+        self.fin = !self.source_broke && ends::is_said(source);
+        slot.add_flags(if self.fin { Flags::fin(way) } else { Flags::reading(way) });
+        fault::pass("relay-reading");
+    }
+
+    /// The read told no error, but perhaps the end.
+    fn after_reading(&mut self, place: Option<Place<'_>>, is_end: bool) {
+        self.fin |= is_end;
+        if let Some(Place { slot, way, .. }) = place.filter(|place| place.said || is_end) {
+            slot.change_flags(Flags::reading(way), Flags::fin(way).when(self.fin));
+        }
+    }
+
+    /// Nobody will be told the error once more: the record has it until the connection is closed.
+    fn source_failed(&mut self, errno: Errno) -> Pumped {
+        self.source_broke = true;
+        Pumped::SourceFailed(errno)
+    }
+}
