@@ -30,7 +30,7 @@ const CLOSE_CONTROL: Duration = Duration::from_secs(1);
 
 /// How long the bus may take to say what the stop is for. It takes milliseconds; where the machine is
 /// overloaded a drain in place of a handover would refuse clients, so patience is better than haste.
-const ASK_FIRST: Duration = Duration::from_secs(1);
+const ASK_FIRST: Duration = Duration::from_secs(5);
 /// How long it may take while something else is waiting too.
 pub(super) const ASK_MANAGER: Duration = Duration::from_millis(200);
 
@@ -59,7 +59,7 @@ impl Stop {
             report::draining_text(&fleet)
         });
         let stop = self.clone();
-        life.step(Phase::Announce, "lame-duck", lame_duck(&self.fleet) + GRACE, move |context| {
+        life.step(Phase::Announce, "lame-duck", lame_duck(&self.fleet) + ASK_FIRST + GRACE, move |context| {
             if stop.intent() != Intent::HandOver {
                 announce(&stop.fleet, context);
             }

@@ -135,6 +135,8 @@ impl Setup {
         for name in ["WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID"] {
             command.env_remove(name);
         }
+        // The bus of this machine says nothing of a daemon that no systemd has started.
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
         command.env("NOTIFY_SOCKET", notify_socket).envs(self.environment);
         command.stdin(self.stdin).stdout(Stdio::piped()).stderr(self.stderr.unwrap_or_else(Stdio::piped));
         Daemon::start_as_is(command)
