@@ -20,6 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use slog::Logger;
 
 use crate::support::scratch::Scratch;
+use crate::support::steady::steady;
 
 /// How long anything that must happen may take.
 const BOUND: Duration = Duration::from_secs(10);
@@ -159,17 +160,19 @@ fn a_request_behind_which_the_client_half_closes_is_answered() {
 
 #[test]
 fn a_silent_client_is_closed_and_delays_nobody() {
-    let patience = Duration::from_secs(1);
-    let served = Served::new(0, patience);
-    let silent = served.connect();
-    let mut dripping = served.connect();
-    dripping.write_all(&REQUEST[..5]).expect("writes");
-    let start = Instant::now();
-    client::status(&served.path).expect("an answer beside the silent one");
-    assert!(start.elapsed() < patience, "another client waited: {:?}", start.elapsed());
-    assert_eq!(rest(&silent), "");
-    assert_eq!(rest(&dripping), "");
-    assert!(start.elapsed() < BOUND / 2, "{:?}", start.elapsed());
+    steady(|| {
+        let patience = Duration::from_secs(1);
+        let served = Served::new(0, patience);
+        let silent = served.connect();
+        let mut dripping = served.connect();
+        dripping.write_all(&REQUEST[..5]).expect("writes");
+        let start = Instant::now();
+        client::status(&served.path).expect("an answer beside the silent one");
+        assert!(start.elapsed() < patience, "another client waited: {:?}", start.elapsed());
+        assert_eq!(rest(&silent), "");
+        assert_eq!(rest(&dripping), "");
+        assert!(start.elapsed() < BOUND / 2, "{:?}", start.elapsed());
+    });
 }
 
 #[test]
@@ -196,29 +199,33 @@ fn wait_until_closed(stream: &UnixStream) {
 
 #[test]
 fn more_clients_than_places_wait_for_their_turn() {
-    let patience = Duration::from_millis(500);
-    let served = Served::new(0, patience);
-    let start = Instant::now();
-    let silent: Vec<_> = (0..MOST_CLIENTS).map(|_| served.connect()).collect();
-    let mut waiting = served.connect();
-    waiting.write_all(REQUEST).expect("writes");
-    let mut line = String::new();
-    BufReader::new(&waiting).read_line(&mut line).expect("an answer in the end");
-    assert!(line.contains("\"ok\""), "{line}");
-    assert!(start.elapsed() >= patience, "one more than there are places was served at once");
-    assert!(silent.iter().all(|stream| rest(stream).is_empty()));
+    steady(|| {
+        let patience = Duration::from_millis(500);
+        let served = Served::new(0, patience);
+        let start = Instant::now();
+        let silent: Vec<_> = (0..MOST_CLIENTS).map(|_| served.connect()).collect();
+        let mut waiting = served.connect();
+        waiting.write_all(REQUEST).expect("writes");
+        let mut line = String::new();
+        BufReader::new(&waiting).read_line(&mut line).expect("an answer in the end");
+        assert!(line.contains("\"ok\""), "{line}");
+        assert!(start.elapsed() >= patience, "one more than there are places was served at once");
+        assert!(silent.iter().all(|stream| rest(stream).is_empty()));
+    });
 }
 
 #[test]
 fn closing_waits_for_no_client() {
-    let mut served = Served::new(4_000, BOUND);
-    let mut stuck = served.connect();
-    stuck.write_all(REQUEST).expect("writes");
-    stuck.read_exact(&mut [0]).expect("an answer begins");
-    let _silent = served.connect();
-    let start = Instant::now();
-    served.close();
-    assert!(start.elapsed() < BOUND / 2, "{:?}", start.elapsed());
+    steady(|| {
+        let mut served = Served::new(4_000, BOUND);
+        let mut stuck = served.connect();
+        stuck.write_all(REQUEST).expect("writes");
+        stuck.read_exact(&mut [0]).expect("an answer begins");
+        let _silent = served.connect();
+        let start = Instant::now();
+        served.close();
+        assert!(start.elapsed() < BOUND / 2, "{:?}", start.elapsed());
+    });
 }
 
 #[test]

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use crate::support::drained::until;
 use crate::support::scratch::Scratch;
+use crate::support::steady::steady;
 
 /// The show takes about fifteen seconds on an idle machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -124,38 +125,40 @@ fn assert_outlived(lines: &[String], all: f64) {
 
 #[test]
 fn the_show_goes_well_and_says_so() {
-    let mut demo = Demo::start();
-    let lines: Vec<_> = std::iter::from_fn(|| demo.line()).collect();
-    let status = demo.ended();
-    let whole = lines.join("\n");
-    assert_eq!(status.code(), Some(0), "{whole}");
-    let wide: Vec<_> = lines.iter().filter(|line| line.chars().count() > 80).collect();
-    assert!(wide.is_empty(), "{wide:?}");
-    assert!(!whole.contains('\x1b'), "plain where it is no terminal");
+    steady(|| {
+        let mut demo = Demo::start();
+        let lines: Vec<_> = std::iter::from_fn(|| demo.line()).collect();
+        let status = demo.ended();
+        let whole = lines.join("\n");
+        assert_eq!(status.code(), Some(0), "{whole}");
+        let wide: Vec<_> = lines.iter().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:?}");
+        assert!(!whole.contains('\x1b'), "plain where it is no terminal");
 
-    // The parts, by their headings.
-    let mut parts: Vec<_> = lines.split(|line| line.starts_with("--- ")).collect();
-    let headings: Vec<_> = lines.iter().filter(|line| line.starts_with("--- ")).collect();
-    assert_eq!(headings.len(), 6, "{headings:#?}");
-    let (killed, restarted) = (parts.pop().unwrap(), parts.pop().unwrap());
-    let stopped = parts[3].join("\n");
-    for words in ["STOPPING=1", "STATUS=Draining: ", "refused", "cut (RST)", "All went as it should"] {
-        assert!(stopped.contains(words), "{words}:\n{whole}");
-    }
+        // The parts, by their headings.
+        let mut parts: Vec<_> = lines.split(|line| line.starts_with("--- ")).collect();
+        let headings: Vec<_> = lines.iter().filter(|line| line.starts_with("--- ")).collect();
+        assert_eq!(headings.len(), 6, "{headings:#?}");
+        let (killed, restarted) = (parts.pop().unwrap(), parts.pop().unwrap());
+        let stopped = parts[3].join("\n");
+        for words in ["STOPPING=1", "STATUS=Draining: ", "refused", "cut (RST)", "All went as it should"] {
+            assert!(stopped.contains(words), "{words}:\n{whole}");
+        }
 
-    let all = before(headings[3], " clients that stay").unwrap();
-    assert_outlived(restarted, all);
-    assert_outlived(killed, all);
-    let handed_over = |line: &String| before(line.split_once("handed over ")?.1, " connections");
-    assert!(restarted.iter().find_map(handed_over) >= Some(all), "{whole}");
-    assert!(killed.join("\n").contains("All went as it should"), "{whole}");
+        let all = before(headings[3], " clients that stay").unwrap();
+        assert_outlived(restarted, all);
+        assert_outlived(killed, all);
+        let handed_over = |line: &String| before(line.split_once("handed over ")?.1, " connections");
+        assert!(restarted.iter().find_map(handed_over) >= Some(all), "{whole}");
+        assert!(killed.join("\n").contains("All went as it should"), "{whole}");
 
-    // The table: a row a kind, all of whose clients are there.
-    let table = killed.iter().skip_while(|line| !line.starts_with("client ")).skip(1);
-    let rows: Vec<_> = table.take_while(|line| !line.is_empty()).collect();
-    let number = |row: &&String| row[21..28].trim().parse::<f64>().unwrap();
-    assert_eq!(rows.iter().map(number).sum::<f64>(), all, "{rows:#?}");
-    assert!(rows.iter().all(|row| row.contains("  yes       0 ")), "{rows:#?}");
+        // The table: a row a kind, all of whose clients are there.
+        let table = killed.iter().skip_while(|line| !line.starts_with("client ")).skip(1);
+        let rows: Vec<_> = table.take_while(|line| !line.is_empty()).collect();
+        let number = |row: &&String| row[21..28].trim().parse::<f64>().unwrap();
+        assert_eq!(rows.iter().map(number).sum::<f64>(), all, "{rows:#?}");
+        assert!(rows.iter().all(|row| row.contains("  yes       0 ")), "{rows:#?}");
+    });
 }
 
 #[test]

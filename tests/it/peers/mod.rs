@@ -16,10 +16,8 @@ use std::time::Duration;
 use crate::support::real_peers::client::run;
 use crate::support::real_peers::wait_for;
 
-/// What a stop, or its end after the last connection, may take when nobody else works.
+/// What a stop, or its end after the last connection, may take.
 const SOON: Duration = Duration::from_millis(800);
-/// The same while others write to the disk and keep all cores busy.
-const UNDER_LOAD: Duration = Duration::from_secs(5);
 /// A deadline that no test reaches.
 const LONG: &str = "50s";
 

@@ -8,6 +8,7 @@ use crate::support::real_peers::client::{Client, run, run_with};
 use crate::support::real_peers::drained::Drained;
 use crate::support::real_peers::server::Server;
 use crate::support::real_peers::text;
+use crate::support::steady::steady;
 
 #[test]
 #[ignore = "needs redis and root: `make test` as root"]
@@ -79,54 +80,58 @@ fn redis_cli_says_the_same_through_drained() {
 #[test]
 #[ignore = "needs redis and root: `make test` as root"]
 fn an_idle_redis_cli_is_closed_at_once_by_a_fin() {
-    let redis = Server::redis();
-    let mut drained = Drained::start(redis.tcp, LONG);
-    // A subscriber reads on after its FIN, and says how its connection ended.
-    let port = drained.tcp.port().to_string();
-    let mut subscriber = Client::start("redis-cli", ["-p", &port, "SUBSCRIBE", "news"]);
-    let publish = |word: &str| {
-        let options = ["-p", &redis.tcp.port().to_string(), "PUBLISH", "news", word];
-        run("redis-cli", options).success()
-    };
-    crate::support::real_peers::wait_for("subscriber", Duration::from_secs(10), || {
-        (publish("hello").trim() == "1").then_some(())
-    });
-    std::thread::sleep(QUIET);
+    steady(|| {
+        let redis = Server::redis();
+        let mut drained = Drained::start(redis.tcp, LONG);
+        // A subscriber reads on after its FIN, and says how its connection ended.
+        let port = drained.tcp.port().to_string();
+        let mut subscriber = Client::start("redis-cli", ["-p", &port, "SUBSCRIBE", "news"]);
+        let publish = |word: &str| {
+            let options = ["-p", &redis.tcp.port().to_string(), "PUBLISH", "news", word];
+            run("redis-cli", options).success()
+        };
+        crate::support::real_peers::wait_for("subscriber", Duration::from_secs(10), || {
+            (publish("hello").trim() == "1").then_some(())
+        });
+        std::thread::sleep(QUIET);
 
-    let stopping = drained.terminate();
-    let (status, took) = drained.wait(&stopping);
-    assert_eq!(status.code(), Some(0));
-    assert!(took < SOON, "{took:?}");
-    assert!(!subscriber.is_running() || subscriber.stdin.take().is_some());
-    let ended = subscriber.end(SOON);
-    assert!(ended.text().contains("hello"), "{ended:?}");
-    assert!(!ended.err.contains("reset"), "{ended:?}");
-    drained.assert_no_complaint();
+        let stopping = drained.terminate();
+        let (status, took) = drained.wait(&stopping);
+        assert_eq!(status.code(), Some(0));
+        assert!(took < SOON, "{took:?}");
+        assert!(!subscriber.is_running() || subscriber.stdin.take().is_some());
+        let ended = subscriber.end(SOON);
+        assert!(ended.text().contains("hello"), "{ended:?}");
+        assert!(!ended.err.contains("reset"), "{ended:?}");
+        drained.assert_no_complaint();
+    });
 }
 
 /// A session at its prompt does not look at its connection, so it ends by its user's next word.
 #[test]
 #[ignore = "needs redis and root: `make test` as root"]
 fn a_redis_cli_at_its_prompt_has_its_fin_at_once() {
-    let redis = Server::redis();
-    let mut drained = Drained::start(redis.tcp, LONG);
-    let port = drained.tcp.port().to_string();
-    let mut session = Client::start("redis-cli", ["-p", &port]);
-    let mut stdin = session.stdin.take().unwrap();
-    stdin.write_all(b"SET key value\n").unwrap();
-    let get = ["-p", &redis.tcp.port().to_string(), "GET", "key"];
-    crate::support::real_peers::wait_for("value", Duration::from_secs(10), || {
-        (run("redis-cli", get).success().trim() == "value").then_some(())
+    steady(|| {
+        let redis = Server::redis();
+        let mut drained = Drained::start(redis.tcp, LONG);
+        let port = drained.tcp.port().to_string();
+        let mut session = Client::start("redis-cli", ["-p", &port]);
+        let mut stdin = session.stdin.take().unwrap();
+        stdin.write_all(b"SET key value\n").unwrap();
+        let get = ["-p", &redis.tcp.port().to_string(), "GET", "key"];
+        crate::support::real_peers::wait_for("value", Duration::from_secs(10), || {
+            (run("redis-cli", get).success().trim() == "value").then_some(())
+        });
+        std::thread::sleep(QUIET);
+        let stopping = drained.terminate();
+        wait_for_fin(drained.tcp, SOON);
+        drop(stdin);
+        session.end(SOON).success();
+        let (status, took) = drained.wait(&stopping);
+        assert_eq!(status.code(), Some(0));
+        assert!(took < SOON * 2, "{took:?}");
+        drained.assert_no_complaint();
     });
-    std::thread::sleep(QUIET);
-    let stopping = drained.terminate();
-    wait_for_fin(drained.tcp, SOON);
-    drop(stdin);
-    session.end(SOON).success();
-    let (status, took) = drained.wait(&stopping);
-    assert_eq!(status.code(), Some(0));
-    assert!(took < SOON * 2, "{took:?}");
-    drained.assert_no_complaint();
 }
 
 /// What makes a connection quiet is silence, so here is nothing but time to wait for.

@@ -6,26 +6,29 @@ use std::time::{Duration, Instant};
 
 use crate::support::drained::{Drained, Setup, until};
 use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, serve_all, stuff, talk};
+use crate::support::steady::steady;
 
 #[test]
 fn a_connection_without_a_byte_for_idle_timeout_is_closed() {
-    let upstream = Listener::new();
-    let drained = Setup::proxy(&upstream.address, "idle_timeout = \"500ms\"").start();
-    let client = connect(&drained.address());
-    let server = upstream.accept();
-    // Bytes keep it alive for more than twice that time.
-    let began = Instant::now();
-    let mut last = began;
-    while began.elapsed() < Duration::from_millis(1_100) {
-        talk(&client, &server);
-        last = Instant::now();
-        thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!(end_of(&client), Ended::Fin);
-    let silent = last.elapsed();
-    assert!((400..1_500).contains(&silent.as_millis()), "{silent:?}");
-    assert_eq!(end_of(&server), Ended::Fin);
-    drained.daemon.wait_line("idle");
+    steady(|| {
+        let upstream = Listener::new();
+        let drained = Setup::proxy(&upstream.address, "idle_timeout = \"500ms\"").start();
+        let client = connect(&drained.address());
+        let server = upstream.accept();
+        // Bytes keep it alive for more than twice that time.
+        let began = Instant::now();
+        let mut last = began;
+        while began.elapsed() < Duration::from_millis(1_100) {
+            talk(&client, &server);
+            last = Instant::now();
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(end_of(&client), Ended::Fin);
+        let silent = last.elapsed();
+        assert!((400..1_500).contains(&silent.as_millis()), "{silent:?}");
+        assert_eq!(end_of(&server), Ended::Fin);
+        drained.daemon.wait_line("idle");
+    });
 }
 
 #[test]

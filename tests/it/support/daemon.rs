@@ -71,6 +71,7 @@ impl Daemon {
 
     /// With the standard streams that the command says. Lines are collected of those that are piped.
     pub fn start_as_is(mut command: Command) -> Daemon {
+        super::tell_failures();
         let mut child = command.spawn().unwrap();
         let lines = Arc::new(Lines::default());
         match child.stdout.take() {

@@ -69,6 +69,7 @@ pub struct Manager {
 impl Manager {
     /// One that listens at an abstract name.
     pub fn new() -> Manager {
+        super::tell_failures();
         Manager::keeping(|_, _| ())
     }
 

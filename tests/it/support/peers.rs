@@ -68,6 +68,7 @@ pub struct Listener {
 impl Listener {
     /// On 127.0.0.1, a port that the kernel chooses.
     pub fn new() -> Listener {
+        super::tell_failures();
         Listener::on("127.0.0.1:0")
     }
 

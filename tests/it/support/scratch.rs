@@ -8,6 +8,7 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Scratch {
+        super::tell_failures();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("drained-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);

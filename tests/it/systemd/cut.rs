@@ -10,7 +10,7 @@ use super::{
 use crate::support::container::{Container, number};
 use crate::support::image::Release;
 
-on_every_release!(hanging_peers_are_cut_at_the_deadline, a_poweroff_has_a_deadline_of_its_own);
+on_every_release!(steady: hanging_peers_are_cut_at_the_deadline, a_poweroff_has_a_deadline_of_its_own);
 
 fn hanging_peers_are_cut_at_the_deadline(release: Release) {
     let container = installed(release);

@@ -12,6 +12,7 @@ use crate::support::image::Release;
 use crate::support::load::{Shape, Transfer, Upstream};
 
 on_every_release!(
+    steady:
     a_stopped_daemon_is_ended_at_its_timeout,
     without_journald_everything_goes_on,
     with_journald_hanging_everything_goes_on,

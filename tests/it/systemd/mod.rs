@@ -20,20 +20,31 @@ use std::time::Duration;
 use crate::support::container::Container;
 use crate::support::image::Release;
 
-/// Makes of each function `fn name(release: Release)` one test a release.
+/// Makes of each function `fn name(release: Release)` one test a release; `steady` are those that measure
+/// time.
 macro_rules! on_every_release {
-    ($($name:ident),* $(,)?) => {
+    (steady: $($name:ident),* $(,)?) => {
+        on_every_release!(@ crate::support::steady::steady, $($name),*);
+    };
+    (@ $run:path, $($name:ident),*) => {
         mod bookworm {
             $(#[test] #[ignore = "boots a container: `make test` as root"]
-            fn $name() { super::$name(crate::support::image::Release::Bookworm) })*
+            fn $name() { $run(|| super::$name(crate::support::image::Release::Bookworm)) })*
         }
         mod trixie {
             $(#[test] #[ignore = "boots a container: `make test` as root"]
-            fn $name() { super::$name(crate::support::image::Release::Trixie) })*
+            fn $name() { $run(|| super::$name(crate::support::image::Release::Trixie)) })*
         }
+    };
+    ($($name:ident),* $(,)?) => {
+        on_every_release!(@ super::super::once, $($name),*);
     };
 }
 use on_every_release;
+
+fn once(test: impl Fn()) {
+    test();
+}
 
 /// What a state change of the unit may take where nothing is to be drained.
 const SOON: Duration = Duration::from_secs(20);
@@ -80,8 +91,12 @@ fn assert_ended_well(container: &Container) {
 
 /// From the moment systemd began to stop the unit to the main process's end, in microseconds.
 fn stop_us(container: &Container) -> u64 {
-    let began = container.show_number(UNIT, "ActiveExitTimestampMonotonic");
-    container.show_number(UNIT, "ExecMainExitTimestampMonotonic") - began
+    stop_us_of(container, UNIT)
+}
+
+fn stop_us_of(container: &Container, unit: &str) -> u64 {
+    let began = container.show_number(unit, "ActiveExitTimestampMonotonic");
+    container.show_number(unit, "ExecMainExitTimestampMonotonic") - began
 }
 
 /// Installs the package under test and returns its path in the container.

@@ -12,6 +12,7 @@ use crate::support::container::Container;
 use crate::support::image::Release;
 
 on_every_release!(
+    steady:
     the_example_socket_unit_starts_the_daemon_and_keeps_its_backlog,
     the_backlog_of_our_own_listener_is_served_at_the_stop,
 );
