@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::{ALWAYS, Port, adopted, pair, proxy};
 use crate::support::crowd::{Crowd, Mix};
 use crate::support::drained::{Setup, alone, raise_descriptors};
-use crate::support::peers::{Ended, Listener, end_of, read_to_end, talk};
+use crate::support::peers::{Ended, Listener, end_of, read_to_end, reset, talk};
 use crate::support::scratch::Scratch;
 use crate::support::store::{LEDGER, LISTENER, LOT, Store};
 
@@ -174,5 +174,29 @@ fn an_end_that_comes_while_nobody_runs_is_clean_though_the_next_one_dies_too() {
             store.spawn(Setup::new(&config));
             assert_eq!(read_to_end(&server), (b"all".to_vec(), Ended::Fin), "{point}, {listen}");
         }
+    }
+}
+
+/// A socket tells its error once: the next process must know it all the same.
+#[test]
+fn a_reset_that_only_the_dead_one_was_told_of_is_passed_on_as_one() {
+    // Both directions are read in the first case, only the client's in the second.
+    for (server_ends, pass) in [(false, 2), (true, 1)] {
+        let (port, upstream) = (Port::reserve(), Listener::new());
+        let mut store = Store::start(after("0s", &port, &upstream));
+        store.wait_count(LISTENER, 1);
+        let (client, server) = pair(port.address(), &upstream);
+        if server_ends {
+            server.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(end_of(&client), Ended::Fin);
+        }
+        store.daemon().signal(Signal::SIGKILL);
+        store.wait_killed();
+        reset(client);
+        let fault = format!("kill:relay-filled:{pass}");
+        store.spawn_unready(after("0s", &port, &upstream).env("DRAINED_TEST_FAULT", &fault));
+        store.wait_killed();
+        store.spawn(after("0s", &port, &upstream));
+        assert_eq!(end_of(&server), Ended::Reset, "the upstream ends first: {server_ends}");
     }
 }
