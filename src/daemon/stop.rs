@@ -4,6 +4,8 @@
 //! closes the listeners. Drain hands each connection to the drain policy; the workers end with
 //! their last connection. (A stop for a restart skips all that and hands over.) Finish closes the control socket, which answers until then.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,7 @@ const ASK_FIRST: Duration = Duration::from_secs(5);
 /// How long it may take while something else is waiting too.
 pub(super) const ASK_MANAGER: Duration = Duration::from_millis(200);
 
-/// How often a drain asks whether it has become a restart.
+/// How often a drain asks whether it has become a restart, should the bus not tell.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a stop needs to know: whom it drains, by when, or whether it hands over.
@@ -106,7 +108,7 @@ impl Stop {
         let outlives = self.fleet.keeper().is_some_and(|keeper| keeper.crash_after.is_some());
         // In a stop that goes on already it is too late to change it for that.
         let failed = self.fleet.has_failed() && outlives && self.first.get().is_none();
-        let connected = self.handle.notifier().is_connected() && self.fleet.keeper().is_some();
+        let connected = self.may_hand_over();
         // Nobody else than the service manager can want anything but a drain.
         let manager = if connected { manager::ask(bound) } else { None };
         decide(self.on_restart, connected, failed, manager.as_ref())
@@ -132,11 +134,12 @@ impl Stop {
             return self.hand_over(context);
         }
         fleet.drain(|drain| self.deadline(drain));
-        let mut asked = Instant::now();
+        let (mut asked, has_new_job) = (Instant::now(), self.watch_job());
         while fleet.is_busy() && Instant::now() < context.deadline() {
             context.notifier().status(report::draining_text(fleet));
-            fleet.wait_until(Instant::now() + LOOK, || !fleet.is_busy());
-            if asked.elapsed() >= ASK_AGAIN && fleet.is_busy() {
+            fleet.wait_until(Instant::now() + LOOK, || !fleet.is_busy() || has_new_job.load(Relaxed));
+            let is_told = has_new_job.swap(false, Relaxed);
+            if (is_told || asked.elapsed() >= ASK_AGAIN) && fleet.is_busy() {
                 if self.ask(ASK_MANAGER) == Intent::HandOver {
                     return self.hand_over(context);
                 }
@@ -152,6 +155,24 @@ impl Stop {
             }
             left => Err(Error::new(Exit::Software, format!("{left} connections outlived the deadline"))),
         }
+    }
+
+    /// Becomes true when the unit gets another job.
+    fn watch_job(&self) -> Arc<AtomicBool> {
+        let has_new_job = Arc::new(AtomicBool::new(false));
+        if self.on_restart == OnRestart::Auto && self.may_hand_over() && self.fleet.is_busy() {
+            let (fleet, changed) = (self.fleet.clone(), has_new_job.clone());
+            manager::watch_job(move || {
+                changed.store(true, Relaxed);
+                fleet.notify();
+            });
+        }
+        has_new_job
+    }
+
+    /// There is a service manager who may keep what is handed over.
+    fn may_hand_over(&self) -> bool {
+        self.handle.notifier().is_connected() && self.fleet.keeper().is_some()
     }
 
     fn hand_over(&self, context: &StepContext) -> Result<()> {

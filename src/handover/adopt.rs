@@ -263,32 +263,36 @@ impl Search {
     }
 
     fn offer(&mut self, fd: OwnedFd, place: (usize, usize)) {
+        // Most are sockets, and one question is enough to know it.
+        let wanted = match socket::cookie(fd.as_fd()) {
+            Ok(cookie) => self.sockets.get(&cookie),
+            Err(_) => return self.offer_pipe(fd),
+        };
+        match wanted {
+            // It may stand in a queue twice.
+            Some((index, side)) if self.found[*index].sockets[*side].is_some() => {}
+            Some((index, side)) => self.found[*index].sockets[*side] = Some(Found { fd, place }),
+            // What was closed is shut down both ways, and stands here until the lot is tidied.
+            None if ends::is_hung_up(fd.as_fd()) => {}
+            None => {
+                self.strangers += 1;
+                ends::reset(fd.as_fd());
+            }
+        }
+    }
+
+    fn offer_pipe(&mut self, fd: OwnedFd) {
         let Ok(stat) = fstat(&fd) else { return };
-        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFSOCK => {
-                let wanted = socket::cookie(fd.as_fd()).ok().and_then(|cookie| self.sockets.get(&cookie));
-                match wanted {
-                    // It may stand in a queue twice.
-                    Some((index, side)) if self.found[*index].sockets[*side].is_some() => {}
-                    Some((index, side)) => self.found[*index].sockets[*side] = Some(Found { fd, place }),
-                    // What was closed is shut down both ways, and stands here until the lot is tidied.
-                    None if ends::is_hung_up(fd.as_fd()) => {}
-                    None => {
-                        self.strangers += 1;
-                        ends::reset(fd.as_fd());
-                    }
-                }
-            }
-            SFlag::S_IFIFO => {
-                let Some((index, way)) = self.pipes.get(&stat.st_ino) else { return };
-                let ends = &mut self.found[*index].pipes[*way];
-                let mode = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
-                match mode.map(|mode| mode & OFlag::O_ACCMODE) {
-                    Ok(OFlag::O_WRONLY) => ends.1 = Some(fd),
-                    _ => ends.0 = Some(fd),
-                }
-            }
-            _ => self.strangers += 1,
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
+            self.strangers += 1;
+            return;
+        }
+        let Some((index, way)) = self.pipes.get(&stat.st_ino) else { return };
+        let ends = &mut self.found[*index].pipes[*way];
+        let mode = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
+        match mode.map(|mode| mode & OFlag::O_ACCMODE) {
+            Ok(OFlag::O_WRONLY) => ends.1 = Some(fd),
+            _ => ends.0 = Some(fd),
         }
     }
 

@@ -323,7 +323,8 @@ impl Fleet {
         }
     }
 
-    pub(super) fn notify(&self) {
+    /// Has whoever [waits](Self::wait_until) look again.
+    pub fn notify(&self) {
         drop(lock(&self.change));
         self.changed.notify_all();
     }

@@ -7,7 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use zbus::blocking::{Connection, connection};
+use zbus::MatchRule;
+use zbus::blocking::{Connection, MessageIterator, connection};
+use zbus::message::Type;
 use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 
 const SERVICE: &str = "org.freedesktop.systemd1";
@@ -40,6 +42,39 @@ pub fn ask(bound: Duration) -> Option<Manager> {
     };
     thread::Builder::new().name("bus".to_owned()).spawn(ask).ok()?;
     answered.recv_timeout(bound).ok()?.ok()
+}
+
+/// Calls `changed` when our unit has got another job, for as long as the bus tells. It is asked for that by a
+/// thread of its own, which nobody waits for; without a bus it ends.
+pub fn watch_job(changed: impl Fn() + Send + 'static) {
+    let watch = move || {
+        let _ = watch_bus(changed);
+    };
+    // Without the thread nothing is told, as without a bus.
+    let _ = thread::Builder::new().name("bus".to_owned()).spawn(watch);
+}
+
+fn watch_bus(changed: impl Fn()) -> zbus::Result<()> {
+    let bus = connection::Builder::system()?.build()?;
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .path(MANAGER_PATH)?
+        .interface(MANAGER)?
+        .member("JobNew")?
+        .build();
+    let new_jobs = MessageIterator::for_match_rule(rule, &bus, None)?;
+    // systemd sends no signals unless somebody asks for them.
+    bus.call_method(Some(SERVICE), MANAGER_PATH, Some(MANAGER), "Subscribe", &())?;
+    let ours: String = property(&bus, UNIT_PATH, UNIT, "Id")?;
+    // One that came before that.
+    changed();
+    for message in new_jobs {
+        let (_, _, unit): (u32, OwnedObjectPath, String) = message?.body().deserialize()?;
+        if unit == ours {
+            changed();
+        }
+    }
+    Ok(())
 }
 
 fn ask_bus(bound: Duration) -> zbus::Result<Manager> {
