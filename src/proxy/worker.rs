@@ -413,8 +413,10 @@ impl Drop for Worker {
         for index in 0..self.doors.len() {
             self.shut_door(index);
         }
-        if self.failed {
-            self.fleet.worker_has_failed(self.index);
+        match self.failed {
+            true => self.fleet.worker_has_failed(self.index),
+            // It may have ended before it could be told to park.
+            false => self.fleet.worker_has_parked(self.index, 0),
         }
     }
 }

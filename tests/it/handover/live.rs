@@ -8,6 +8,7 @@ use crate::support::crowd::{Crowd, Knocking, Mix};
 use crate::support::drained::{Setup, alone, raise_descriptors};
 use crate::support::peers::{Listener, connect, talk, try_connect};
 use crate::support::scratch::Scratch;
+use crate::support::steady::steady;
 use crate::support::store::{LEDGER, LISTENER, LOT, Restarted, Store};
 
 const RESTARTS: usize = 10;
@@ -91,6 +92,18 @@ fn without_connections_the_listeners_are_handed_over() {
         assert_eq!(adopted(&store), (1, 0));
         drop(pair(port.address(), &upstream));
     }
+}
+
+/// A worker that has nothing to do ends as soon as it may, perhaps before it is told to hand over.
+#[test]
+fn without_a_proxy_nobody_waits_for_anybody() {
+    steady(|| {
+        let mut store = Store::start(Setup::new(ALWAYS));
+        for _ in 0..10 {
+            let pause = store.restart(Setup::new(ALWAYS)).pause;
+            assert!(pause < Duration::from_secs(1), "{pause:?}");
+        }
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! DRAINED_TEST_RESTARTS is how often it is restarted.
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,6 +21,7 @@ on_every_release!(
     restarts_lose_none_of_two_thousand_connections,
     a_stop_drains_and_empties_the_store,
     a_drain_that_turns_into_a_restart_hands_over,
+    a_drain_that_turns_into_a_restart_waits_for_no_worker_that_is_done,
 );
 
 /// Two thousand in all.
@@ -204,4 +206,21 @@ fn a_drain_that_turns_into_a_restart_hands_over(release: Release) {
     }
     crowd.finish();
     assert!(container.journal(["DRAINED_EVENT=cut"]).is_empty());
+}
+
+fn a_drain_that_turns_into_a_restart_waits_for_no_worker_that_is_done(release: Release) {
+    let container = installed(release);
+    let [upstream, _] = configured(&container, "[daemon]\nworkers = 2\n[drain]\ndeadline = \"10m\"\n");
+    let (client, server) = container.in_network(|| pairs(OLD, &upstream, 1)).remove(0);
+    // An answer is due, so one worker has something to wait for.
+    (&client).write_all(b"?").unwrap();
+    let run = this_run(&container);
+    container.systemctl(["stop", "--no-block", UNIT]);
+    container.wait_journal([&run, "DRAINED_EVENT=phase", "DRAINED_PHASE=drain"], super::SOON);
+    container.systemctl(["restart", UNIT]);
+    container.wait_journal([&run, "DRAINED_EVENT=handed-over"], super::SOON);
+    assert!(container.journal([&run, "DRAINED_EVENT=step-failed"]).is_empty());
+    assert_eq!(adopted(&container), (0, 1));
+    (&server).read_exact(&mut [0]).unwrap();
+    talk(&client, &server);
 }
