@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use super::handover::{MANY, OLD, adopted, configured, stored};
 use super::{SOON, UNIT, installed, on_every_release};
 use crate::support::container::Container;
-use crate::support::crowd::{Crowd, Mix};
+use crate::support::crowd::{Crowd, Mix, pairs};
 use crate::support::drained::raise_descriptors;
 use crate::support::image::Release;
 use crate::support::number_from;
-use crate::support::peers::Pattern;
+use crate::support::peers::{Pattern, talk};
 
 on_every_release!(
     kills_lose_none_of_two_thousand_connections,
-    without_an_age_kills_lose_no_connection_that_was_used
+    without_an_age_kills_lose_no_connection_that_was_used,
+    nine_thousand_connections_outlive_a_restart_and_a_kill,
 );
 
 const FEW: Mix = Mix { idle: 40, replies: 60, streams: 60, halves: 40 };
@@ -30,6 +31,31 @@ fn kills_lose_none_of_two_thousand_connections(release: Release) {
 
 fn without_an_age_kills_lose_no_connection_that_was_used(release: Release) {
     kills(release, "[handover]\ncrash_after = \"0s\"\n", FEW, Duration::ZERO, 5);
+}
+
+/// As many as a process has room for where it may have 20,000 file descriptors, and nearly as many as may be in
+/// flight then.
+fn nine_thousand_connections_outlive_a_restart_and_a_kill(release: Release) {
+    const ALL: usize = 9_000;
+    raise_descriptors();
+    let container = installed(release);
+    let [upstream, _] = configured(&container, "");
+    let held = container.in_network(|| pairs(OLD, &upstream, ALL));
+    // Until the last of them is old enough.
+    thread::sleep(Duration::from_millis(1_500));
+    let before = stored(&container);
+    let mut took = [Duration::ZERO; 2];
+    for (round, took) in took.iter_mut().enumerate() {
+        let began = Instant::now();
+        match round {
+            0 => _ = container.systemctl(["restart", UNIT]),
+            _ => _ = kill(&container, 1),
+        }
+        *took = began.elapsed();
+        assert_eq!(adopted(&container), (2, ALL as u64));
+        held.iter().for_each(|(client, server)| talk(client, server));
+    }
+    println!("{release:?}: {ALL} connections, {before} stored; restart {:?}, kill {:?}", took[0], took[1]);
 }
 
 /// Kills it so often, with connections older than `age`.
