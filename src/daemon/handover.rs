@@ -114,7 +114,7 @@ pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
     }
     // What came out of the store shows that there is one: then clients need not wait for the answer.
     let is_first = fleet.adopted_counts == (0, 0);
-    if is_first && manager::ask(ASK_MANAGER).is_some_and(|manager| manager.store_max == 0) {
+    if is_first && manager::ask(ASK_MANAGER, || false).is_some_and(|manager| manager.store_max == 0) {
         warn!(log, "a restart will drain instead of handing over: the unit needs FileDescriptorStoreMax=512");
         return;
     }

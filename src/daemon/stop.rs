@@ -110,7 +110,7 @@ impl Stop {
         let failed = self.fleet.has_failed() && outlives && self.first.get().is_none();
         let connected = self.may_hand_over();
         // Nobody else than the service manager can want anything but a drain.
-        let manager = if connected { manager::ask(bound) } else { None };
+        let manager = if connected { manager::ask(bound, || self.handle.hurried()) } else { None };
         decide(self.on_restart, connected, failed, manager.as_ref())
     }
 

@@ -38,6 +38,11 @@ impl Handle {
         self.0.since
     }
 
+    /// Whether the stop was asked for a second time: only what is quickly done should still be waited for.
+    pub fn hurried(&self) -> bool {
+        self.0.is_hurried()
+    }
+
     /// Says that the stop in progress is a handover: the next incarnation goes on.
     pub fn hand_over(&self) {
         // Illegal where there is no stop, or it is one already: then there is nothing to say.

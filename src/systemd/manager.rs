@@ -3,9 +3,9 @@
 //! org.freedesktop.systemd1(5). The bus may be missing, slow or refuse; nobody waits for it without
 //! a bound.
 
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zbus::MatchRule;
 use zbus::blocking::{Connection, MessageIterator, connection};
@@ -33,15 +33,25 @@ pub struct Manager {
     pub store_max: u32,
 }
 
-/// Asks; None without an answer within `bound`.
-pub fn ask(bound: Duration) -> Option<Manager> {
+/// How often whoever waits for an answer looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Asks; None without an answer within `bound`, or before `is_urgent` says that there is no more time for it.
+pub fn ask(bound: Duration, is_urgent: impl Fn() -> bool) -> Option<Manager> {
     let (answer, answered) = mpsc::channel();
     // The thread is left behind if the bus hangs: zbus bounds a call, but not the connecting.
     let ask = move || {
         let _ = answer.send(ask_bus(bound));
     };
     thread::Builder::new().name("bus".to_owned()).spawn(ask).ok()?;
-    answered.recv_timeout(bound).ok()?.ok()
+    let until = Instant::now() + bound;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match answered.recv_timeout(left.min(LOOK)) {
+            Err(RecvTimeoutError::Timeout) if !left.is_zero() && !is_urgent() => {}
+            answer => return answer.ok()?.ok(),
+        }
+    }
 }
 
 /// Calls `changed` when our unit has got another job, for as long as the bus tells. It is asked for that by a

@@ -180,3 +180,19 @@ fn a_bus_that_does_not_answer_holds_up_a_stop_for_five_seconds() {
         assert_eq!(end.code, Some(0), "{:#?}", end.lines);
     });
 }
+
+#[test]
+fn a_hurried_stop_does_not_wait_for_the_bus() {
+    steady(|| {
+        let (scratch, upstream) = (Scratch::new(), Listener::new());
+        let bus = format!("unix:path={}", scratch.path("bus").display());
+        let _deaf = UnixListener::bind(scratch.path("bus")).unwrap();
+        let drained = Setup::proxy(&upstream.address, "").env("DBUS_SYSTEM_BUS_ADDRESS", &bus).start();
+        drained.signal(Signal::SIGTERM);
+        drained.daemon.wait_line("phase announce");
+        let at = drained.signal(Signal::SIGTERM);
+        let end = drained.wait_end();
+        assert!(end.at - at < Duration::from_secs(1), "{:?}", end.at - at);
+        assert_eq!(end.code, Some(0), "{:#?}", end.lines);
+    });
+}

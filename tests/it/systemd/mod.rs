@@ -91,12 +91,8 @@ fn assert_ended_well(container: &Container) {
 
 /// From the moment systemd began to stop the unit to the main process's end, in microseconds.
 fn stop_us(container: &Container) -> u64 {
-    stop_us_of(container, UNIT)
-}
-
-fn stop_us_of(container: &Container, unit: &str) -> u64 {
-    let began = container.show_number(unit, "ActiveExitTimestampMonotonic");
-    container.show_number(unit, "ExecMainExitTimestampMonotonic") - began
+    let began = container.show_number(UNIT, "ActiveExitTimestampMonotonic");
+    container.show_number(UNIT, "ExecMainExitTimestampMonotonic") - began
 }
 
 /// Installs the package under test and returns its path in the container.

@@ -4,10 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::{
-    PROXY, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy, stop_us, stop_us_of,
-};
-use crate::support::container::{Container, monotonic_us};
+use super::{PROXY, UNIT, assert_ended_well, configure, installed, on_every_release, one_proxy, stop_us};
+use crate::support::container::monotonic_us;
 use crate::support::image::Release;
 
 on_every_release!(
@@ -19,37 +17,30 @@ on_every_release!(
 
 const TWENTY_MS: u64 = 20_000;
 /// The middle of so many counts: a single late wakeup is no fault of the daemon's.
-const RUNS: usize = 7;
-/// A machine on which even the stop of a service that does nothing takes long is granted this multiple of it.
-const GRANTED: u64 = 3;
-/// What that service is called.
-const IDLER: &str = "idler.service";
+const TRIES: usize = 7;
+/// A machine that is busy with other things may be so for longer than one round.
+const ROUNDS: usize = 3;
 
 /// Checks that what `measure` returns, in microseconds, is mostly below 20 ms.
-fn assert_within_20_ms(container: &Container, measure: impl Fn() -> u64) {
-    container.write("/run/systemd/system/idler.service", "[Service]\nExecStart=sleep infinity\n");
-    container.systemctl(["daemon-reload"]);
-    let idle = || {
-        container.systemctl(["start", IDLER]);
-        container.systemctl(["stop", IDLER]);
-        stop_us_of(container, IDLER)
-    };
-    // One after the other, so that both meet the same machine.
-    let (mut times, mut idle): (Vec<_>, Vec<_>) = (0..RUNS).map(|_| (measure(), idle())).unzip();
-    times.sort_unstable();
-    idle.sort_unstable();
-    println!("{times:?} us; doing nothing: {idle:?} us");
-    assert!(
-        times[RUNS / 2] < TWENTY_MS.max(GRANTED * idle[RUNS / 2]),
-        "{times:?}, doing nothing: {idle:?} us"
-    );
+fn assert_within_20_ms(measure: impl Fn() -> u64) {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut times: Vec<_> = (0..TRIES).map(|_| measure()).collect();
+        times.sort_unstable();
+        println!("{times:?} us");
+        if times[TRIES / 2] < TWENTY_MS {
+            return;
+        }
+        rounds.push(times);
+    }
+    panic!("more than 20 ms: {rounds:?} us");
 }
 
 fn without_connections_it_takes_20_ms(release: Release) {
     let container = installed(release);
     let upstream = container.in_network(|| TcpListener::bind("127.0.0.1:0").unwrap());
     configure(&container, &one_proxy(upstream.local_addr().unwrap(), ""));
-    assert_within_20_ms(&container, || {
+    assert_within_20_ms(|| {
         container.systemctl(["restart", UNIT]);
         container.systemctl(["stop", UNIT]);
         assert_ended_well(&container);
@@ -61,7 +52,7 @@ fn it_ends_20_ms_after_the_last_connection(release: Release) {
     let container = installed(release);
     let upstream = container.in_network(|| TcpListener::bind("127.0.0.1:0").unwrap());
     configure(&container, &one_proxy(upstream.local_addr().unwrap(), "deadline = \"60s\""));
-    assert_within_20_ms(&container, || {
+    assert_within_20_ms(|| {
         container.systemctl(["restart", UNIT]);
         let mut client = container.in_network(|| TcpStream::connect(PROXY).unwrap());
         client.write_all(b"?").unwrap();
