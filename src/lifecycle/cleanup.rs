@@ -4,6 +4,7 @@
 //! a thread for it. While it works everything else still runs. It waits for nothing without a
 //! deadline, and does nothing itself that could hang: steps and hooks have threads of their own.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,13 @@ use crate::systemd::notify::watchdog_interval;
 /// How long the last words to systemd may take.
 const FLUSH: Duration = Duration::from_millis(200);
 
+/// A wait that ends so late says that the whole machine has paused, or this process.
+const PAUSE: Duration = Duration::from_millis(250);
+/// What was waited for could do nothing in a pause: it has so long after it, whatever its bound.
+const AFTER_PAUSE: Duration = Duration::from_millis(500);
+/// For so many pauses of a stop: together less than [`EXTEND`].
+const PAUSES: u32 = 6;
+
 /// Waits for the stop, cleans up, and leaves the outcome in `core`. Ends the process where main
 /// doesn't return.
 pub(super) fn run(core: &Arc<Core>, steps: Vec<Step>, status: impl FnOnce() -> String) {
@@ -38,7 +46,7 @@ pub(super) fn run(core: &Arc<Core>, steps: Vec<Step>, status: impl FnOnce() -> S
     core.task_began(Task::Cleanup, "cleanup", beat.clone());
     pulse::extend(core, beat.clone(), began + plan.longest());
     info!(core.log, "stopping: {}", cause; Event::Stopping);
-    let left_behind = Stop { core, beat: &beat }.phases(plan);
+    let left_behind = Stop { core, beat: &beat, pauses: Cell::new(PAUSES) }.phases(plan);
     let _ = core.change(Transition::End, |_| ());
     core.facts().left_behind = left_behind;
     say_stopped(core, began.elapsed());
@@ -102,6 +110,8 @@ impl Plan {
 struct Stop<'a> {
     core: &'a Arc<Core>,
     beat: &'a Beat,
+    /// After how many more pauses there is time.
+    pauses: Cell<u32>,
 }
 
 impl Stop<'_> {
@@ -153,16 +163,23 @@ impl Stop<'_> {
     fn wait(&self, phase: Phase, mut waited: Vec<Waited>, started: Instant) -> Vec<String> {
         let slice = watchdog_interval().map_or(PULSE, |interval| PULSE.min(interval / 4));
         let mut left_behind = Vec::new();
+        let mut earliest = started;
         loop {
             self.beat.now();
             let facts = self.core.facts();
             let now = Instant::now();
             waited.retain(|w| facts.running.contains_key(&w.task));
-            let deadline = |w: &Waited| facts.deadline(started, w.bound);
+            let deadline = |w: &Waited| facts.deadline(started, w.bound).max(earliest);
             let late: Vec<Waited> = waited.extract_if(.., |w| deadline(w) <= now).collect();
             if late.is_empty() {
                 let Some(next) = waited.iter().map(deadline).min() else { return left_behind };
-                drop(self.core.wait(facts, Some(next.min(now + slice))));
+                let wake = next.min(now + slice);
+                drop(self.core.wait(facts, Some(wake)));
+                let now = Instant::now();
+                if now >= wake + PAUSE && self.pauses.get() > 0 {
+                    self.pauses.set(self.pauses.get() - 1);
+                    earliest = now + AFTER_PAUSE;
+                }
                 continue;
             }
             drop(facts);

@@ -12,9 +12,11 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use slog::{info, warn};
 
 use super::connection::Connection;
+use super::ending::End;
 use super::fleet::lock;
 use super::listener::Listener;
-use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
+use super::source::{Side, Source};
+use super::worker::{Entry, RETRY_SCARCE, SOCKET_EVENTS, Worker};
 use crate::event::Event;
 use crate::fault;
 use crate::sys::socket::{self, Peer};

@@ -7,11 +7,13 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollEvent;
 use slog::{debug, info, warn};
 
+use super::ending::End;
 use super::portable::{NO_SLOT, record_of};
 use super::proxy_protocol;
 use super::slab::Key;
+use super::source::{Side, Source};
 use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
-use super::worker::{End, Entry, RETRY_SCARCE, SOCKET_EVENTS, Side, Source, Worker};
+use super::worker::{Entry, RETRY_SCARCE, SOCKET_EVENTS, Worker};
 use crate::config::SendProxy;
 use crate::event::Event;
 use crate::fault;

@@ -3,12 +3,12 @@
 use slog::{debug, info, warn};
 
 use super::connection::Connection;
-use super::drain::{Doing, Goodbye, Plan, Verdict, verdict};
+use super::drain::{Doing, Goodbye, Plan, Verdict, View, verdict};
 use super::fleet::Command;
 use super::portable::record_of;
 use super::seeded::Seeded;
 use super::slab::Key;
-use super::worker::{End, Entry, Worker};
+use super::worker::{Entry, Worker};
 use crate::event::Event;
 use crate::fault;
 use crate::handover::record::Live;
@@ -31,6 +31,36 @@ impl Failures {
         }
         self.logged += 1;
         self.logged <= FAILURES_LOGGED
+    }
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Both directions ended.
+    Done,
+    /// The goodbye was said and waited for.
+    Goodbye,
+    /// No byte moved for idle_timeout.
+    Idle,
+    /// A peer broke off, so the other learns the same.
+    Broken,
+    /// No upstream took it.
+    Failed,
+    /// Cut at the deadline, by a reset where `reset` says so.
+    Cut { reset: bool },
+}
+
+impl End {
+    pub fn word(self) -> &'static str {
+        match self {
+            End::Done => "done",
+            End::Goodbye => "goodbye",
+            End::Idle => "idle",
+            End::Broken => "broken",
+            End::Failed => "failed",
+            End::Cut { .. } => "cut",
+        }
     }
 }
 
@@ -86,7 +116,10 @@ impl Worker {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let Some(plan) = self.plans[usize::from(connection.proxy)] else { return };
         let turn = plan.turn(Seeded::new(connection.id).next() as u16);
-        match verdict(&connection.view(now, now >= plan.deadline), &plan, turn, now) {
+        let view = connection.view(now, now >= plan.deadline);
+        // What a pause of the whole machine kept its peers from is no silence of theirs.
+        let view = View { last: view.last.max(self.awake_since), ..view };
+        match verdict(&view, &plan, turn, now) {
             Verdict::LookAgainAt(at) => self.arm(key, at),
             Verdict::FinUpstream => {
                 connection.goodbye = Goodbye::Upstream(now);

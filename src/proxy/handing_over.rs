@@ -9,11 +9,13 @@ use slog::warn;
 
 use super::connection::Connection;
 use super::drain::{Doing, Goodbye, doing};
+use super::ending::End;
 use super::fleet::{Placed, lock};
 use super::means::Item;
 use super::portable::{NO_SLOT, record_of};
 use super::slab::Key;
-use super::worker::{End, Entry, SOCKET_EVENTS, Side, Source, Worker};
+use super::source::{Side, Source};
+use super::worker::{Entry, SOCKET_EVENTS, Worker};
 use crate::fault;
 use crate::handover::record::Live;
 use crate::sys::{ends, rights};

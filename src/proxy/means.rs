@@ -11,7 +11,8 @@ use nix::errno::Errno;
 
 use super::pipes::{Pipes, Taken};
 use super::slab::{Key, Slab};
-use super::worker::{Entry, Side};
+use super::source::Side;
+use super::worker::Entry;
 use crate::fault;
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;

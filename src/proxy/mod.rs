@@ -20,6 +20,7 @@ mod portable;
 mod proxy_protocol;
 mod seeded;
 mod slab;
+mod source;
 mod stats;
 mod timers;
 mod upstream;

@@ -13,13 +13,14 @@ use slog::{Logger, debug};
 
 use super::accept::Door;
 use super::connection::{Connection, Turn};
-use super::drain::{Goodbye, Plan};
-use super::ending::Failures;
+use super::drain::{Goodbye, Plan, QUIET_AFTER};
+use super::ending::{End, Failures};
 use super::fleet::{Fleet, Proxy, lock};
 use super::means::{Means, Parking};
 use super::pipes::Pipes;
 use super::portable::record_of;
-use super::slab::{self, Key, Slab};
+use super::slab::{Key, Slab};
+use super::source::{Side, Source};
 use super::stats::Counters;
 use super::timers::Timers;
 use super::upstream::Probe;
@@ -43,6 +44,11 @@ pub(super) const RETRY_SCARCE: u64 = 50;
 /// How often to look whether the client has received the end. Milliseconds.
 const LOOK_AT_DELIVERY: u64 = 10;
 
+/// A turn that is so late, in milliseconds, comes after a pause of the whole machine.
+const PAUSE: u64 = QUIET_AFTER / 2;
+/// While a proxy drains a turn comes at least so often, in milliseconds, so that a pause shows.
+const TURN_IN_DRAIN: u64 = 250;
+
 pub(super) const SOCKET_EVENTS: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLPRI)
     .union(EpollFlags::EPOLLOUT)
@@ -54,22 +60,6 @@ pub(super) enum Entry {
     Connection(Connection),
     /// A background try whether an upstream that is down takes connections again.
     Probe(Probe),
-}
-
-/// Which socket of an entry an event is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Client,
-    Server,
-}
-
-/// What an event is for, as the 64 bits that epoll keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    Entry(Key, Side),
-    Door(u32),
-    Mailbox,
-    Stop,
 }
 
 pub(super) struct Worker {
@@ -102,6 +92,8 @@ pub(super) struct Worker {
     pub failures: Failures,
     /// Milliseconds of CLOCK_MONOTONIC, read once a turn of the loop.
     pub now: u64,
+    /// When a turn came so late that nobody knows what the peers would have done meanwhile.
+    pub awake_since: u64,
 }
 
 /// Runs worker `index` until the stop token has fired and its last connection has ended.
@@ -142,6 +134,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         hurried: false,
         failures: Failures::default(),
         now: 0,
+        awake_since: 0,
     };
     let watch = |fd: std::os::fd::BorrowedFd<'_>, flags, source: Source| {
         let event = EpollEvent::new(flags, source.to_bits());
@@ -163,6 +156,8 @@ impl Worker {
         self.now = monotonic_ms();
         while !(stop.level() >= StopLevel::Stopping && self.connections == 0 && self.is_shut()) {
             let timeout = self.timeout(longest.as_millis() as u64);
+            let next_turn = self.now + timeout;
+            let timeout = EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::ZERO);
             let n = match self.epoll.wait(&mut events, timeout) {
                 Ok(n) => n,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -170,6 +165,9 @@ impl Worker {
             };
             stop.beat();
             self.now = monotonic_ms();
+            if self.now >= next_turn + PAUSE {
+                self.awake_since = self.now;
+            }
             if let Some(keeper) = &self.keeper {
                 keeper.ledger.beat(self.index, self.now);
             }
@@ -214,7 +212,8 @@ impl Worker {
         (monotonic_ms() + after).saturating_sub(before)
     }
 
-    fn timeout(&self, longest: u64) -> EpollTimeout {
+    /// Milliseconds until the next turn, events apart.
+    fn timeout(&self, longest: u64) -> u64 {
         let mut wait = match self.timers.next() {
             _ if self.untidy || !self.ready.is_empty() => 0,
             Some(at) => at.saturating_sub(self.now).min(longest),
@@ -223,10 +222,13 @@ impl Worker {
         if let Some(at) = self.parks_at() {
             wait = wait.min(at.max(self.parking_rests_until).saturating_sub(self.now));
         }
+        if self.plans.iter().flatten().any(|plan| self.now < plan.deadline) {
+            wait = wait.min(TURN_IN_DRAIN);
+        }
         if self.doors_wait() {
             wait = wait.min(RETRY_SCARCE);
         }
-        EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::ZERO)
+        wait
     }
 
     fn dispatch(&mut self, source: Source, flags: EpollFlags, stop: &StopToken) {
@@ -417,83 +419,6 @@ impl Drop for Worker {
             true => self.fleet.worker_has_failed(self.index),
             // It may have ended before it could be told to park.
             false => self.fleet.worker_has_parked(self.index, 0),
-        }
-    }
-}
-
-/// How a connection came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// Both directions ended.
-    Done,
-    /// The goodbye was said and waited for.
-    Goodbye,
-    /// No byte moved for idle_timeout.
-    Idle,
-    /// A peer broke off, so the other learns the same.
-    Broken,
-    /// No upstream took it.
-    Failed,
-    /// Cut at the deadline, by a reset where `reset` says so.
-    Cut { reset: bool },
-}
-
-impl End {
-    pub fn word(self) -> &'static str {
-        match self {
-            End::Done => "done",
-            End::Goodbye => "goodbye",
-            End::Idle => "idle",
-            End::Broken => "broken",
-            End::Failed => "failed",
-            End::Cut { .. } => "cut",
-        }
-    }
-}
-
-const NOT_AN_ENTRY: u64 = slab::END as u64;
-
-impl Source {
-    pub fn to_bits(self) -> u64 {
-        match self {
-            Source::Entry(key, side) => {
-                u64::from(key.generation) << 32 | u64::from(key.slot) << 1 | u64::from(side == Side::Server)
-            }
-            Source::Door(index) => NOT_AN_ENTRY << 32 | u64::from(index) << 2,
-            Source::Mailbox => NOT_AN_ENTRY << 32 | 1,
-            Source::Stop => NOT_AN_ENTRY << 32 | 2,
-        }
-    }
-
-    fn from_bits(bits: u64) -> Source {
-        let low = bits as u32;
-        match (bits >> 32, low & 3) {
-            (NOT_AN_ENTRY, 0) => Source::Door(low >> 2),
-            (NOT_AN_ENTRY, 1) => Source::Mailbox,
-            (NOT_AN_ENTRY, _) => Source::Stop,
-            (generation, _) => {
-                let key = Key { slot: low >> 1, generation: generation as u32 };
-                Source::Entry(key, if low & 1 == 0 { Side::Client } else { Side::Server })
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_survives_the_64_bits() {
-        let key = Key { slot: (1 << 31) - 1, generation: u32::MAX - 1 };
-        for source in [
-            Source::Entry(key, Side::Client),
-            Source::Entry(Key { slot: 0, generation: 0 }, Side::Server),
-            Source::Door(7),
-            Source::Mailbox,
-            Source::Stop,
-        ] {
-            assert_eq!(Source::from_bits(source.to_bits()), source);
         }
     }
 }

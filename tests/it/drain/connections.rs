@@ -57,6 +57,28 @@ fn a_quiet_connection_is_told_goodbye_by_a_fin_to_the_upstream_first() {
     });
 }
 
+/// Hazard: the hypervisor stops the whole machine for some seconds, the peers with it.
+#[test]
+fn a_pause_of_the_machine_is_no_silence_of_the_peers() {
+    steady(|| {
+        let upstream = Listener::new();
+        let drained = Setup::proxy(&upstream.address, "").start();
+        let (client, server) = pair(&drained, &upstream);
+        drained.term_and_drain();
+        drained.signal(Signal::SIGSTOP);
+        thread::sleep(Duration::from_millis(1_500));
+        let awake = drained.signal(Signal::SIGCONT);
+        // Whoever speaks a moment later is answered.
+        thread::sleep(Duration::from_millis(500));
+        talk(&client, &server);
+        assert!(awake.elapsed() < Duration::from_millis(900), "the test itself was too late");
+        assert_eq!(end_of(&server), Ended::Fin, "and silence after it is one");
+        drop((client, server));
+        let end = drained.wait_end();
+        assert_eq!((end.code, end.count("event=cut")), (Some(0), 0), "{:#?}", end.lines);
+    });
+}
+
 #[test]
 fn peers_that_do_not_answer_the_goodbye_are_left_after_a_bounded_wait() {
     steady(|| {

@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{Backlog, listen};
+
 /// No read or write of either end may wait longer.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Each thread here has little on its stack, and there are thousands.
@@ -87,6 +89,9 @@ impl Upstream {
     /// Listens on a free port of the loopback.
     pub fn start() -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // std's backlog of 128 is too short for all at once: the kernel then sends SYN cookies, and resets
+        // a connection whose first segment it had dropped.
+        listen(&listener, Backlog::MAXALLOWABLE).unwrap();
         let address = listener.local_addr().unwrap();
         let (gate, errors) = (Arc::new(Gate::default()), Arc::new(Mutex::default()));
         let upstream = Upstream { address, gate: Arc::clone(&gate), errors: Arc::clone(&errors) };

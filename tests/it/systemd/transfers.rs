@@ -12,7 +12,7 @@ use crate::support::container::{Container, monotonic_us};
 use crate::support::image::Release;
 use crate::support::load::{Shape, Transfer, Upstream};
 
-on_every_release!(steady: a_thousand_transfers_end_whole);
+on_every_release!(a_thousand_transfers_end_whole);
 
 const COUNT: u64 = 1_000;
 /// Pieces of the slow transfers, one each 150 ms: 15 s, longer than TimeoutStopSec=.
