@@ -36,6 +36,8 @@ use crate::{Exit, Result};
 const HURRY: Duration = Duration::from_secs(2);
 /// What the life cycle grants beyond the bounds that the workers keep by themselves.
 const GRACE: Duration = Duration::from_secs(1);
+/// File descriptors for which there is room from the start: 8,000 connections.
+const FD_ROOM: u64 = 16_384;
 /// How long the last words may take on their way to the journal.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 /// How long a failed start waits that will be tried again.
@@ -50,20 +52,17 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// than the configuration names.
 pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outcome> {
     let began = Instant::now();
-    let (log, log_thread) = journal::open(level);
-    let result = start(signals, config, began, &log);
-    log_thread.flush(LOG_FLUSH);
-    result
-}
-
-fn start(signals: BlockedSignals, config: Config, began: Instant, log: &Logger) -> Result<Outcome> {
     let fd_limit = limits::raise_file_descriptors()?;
     let mut passed = listen_fds::take()?;
+    // While there is but one thread: with more, thousands of file descriptors would take 100 ms.
+    limits::make_room(FD_ROOM);
     let mut estate = adopt::estate(&mut passed);
-    let result = serve(signals, config, began, log, fd_limit, (&mut passed, &mut estate));
+    let (log, log_thread) = journal::open(level);
+    let result = serve(signals, config, began, &log, fd_limit, (&mut passed, &mut estate));
     if result.is_err() {
         estate.give_back();
     }
+    log_thread.flush(LOG_FLUSH);
     result
 }
 

@@ -186,6 +186,12 @@ impl Connection {
         self.slot != NO_SLOT && self.parked[0] && (self.parked[1] || !has_server)
     }
 
+    /// There is something to do that waits for no event: bytes are under way, or something of it is over.
+    pub fn has_more_to_do(&self) -> bool {
+        let has_more = |flow: &Flow| flow.held > 0 || flow.has_ended();
+        self.broken || has_more(&self.to_upstream.flow) || has_more(&self.to_client.flow)
+    }
+
     /// A byte moved a moment ago.
     pub fn is_recent(&self, now: u64) -> bool {
         now.saturating_sub(self.last) < QUIET_AFTER

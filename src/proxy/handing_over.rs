@@ -206,6 +206,8 @@ impl Worker {
         let is_whole = connection.is_whole();
         if is_whole {
             record_of(&self.keeper, &connection).iter().for_each(|slot| connection.save(slot));
+            // The end of the process closes thousands of sockets in half the time.
+            std::mem::forget(connection);
         } else {
             warn!(self.log, "cannot hand over the connection of {}", connection.peer);
             self.release(connection, (true, true));
@@ -267,7 +269,7 @@ impl Worker {
         key
     }
 
-    /// Relays what has come meanwhile, and from now on.
+    /// Relays from now on. What has come meanwhile is an event of its own; what goes on without one is done.
     fn go_on_with(&mut self, key: Key) {
         if !self.watch_both(key) {
             return self.end(key, End::Broken);
@@ -275,7 +277,8 @@ impl Worker {
         let Some(connection) = self.connection(key) else { return };
         match connection.connect_until {
             Some(_) => self.connect(key),
-            None => self.advance(key),
+            None if connection.has_more_to_do() => self.advance(key),
+            None => {}
         }
         self.look_at_idle(key);
         self.look_at_drain(key);

@@ -121,12 +121,11 @@ impl Connection {
     }
 }
 
-/// A flow of which nothing is known but what the record says: both ends count as ready until the
-/// kernel says otherwise.
+/// A flow of which nothing is known but what the record says. What there is to read is told by epoll, as soon
+/// as the source is watched; a sink has room until it says otherwise.
 fn flow(flags: Flags, way: Way, bytes: u64, held: u32) -> Flow {
     let mut flow = Flow::default();
     (flow.held, flow.bytes) = (held, bytes);
-    flow.source_ready();
     flow.sink_ready();
     if flags.has(Flags::ended(way)) {
         flow.end_source();

@@ -180,8 +180,7 @@ fn an_end_that_comes_while_nobody_runs_is_clean_though_the_next_one_dies_too() {
 /// A socket tells its error once: the next process must know it all the same.
 #[test]
 fn a_reset_that_only_the_dead_one_was_told_of_is_passed_on_as_one() {
-    // Both directions are read in the first case, only the client's in the second.
-    for (server_ends, pass) in [(false, 2), (true, 1)] {
+    for server_ends in [false, true] {
         let (port, upstream) = (Port::reserve(), Listener::new());
         let mut store = Store::start(after("0s", &port, &upstream));
         store.wait_count(LISTENER, 1);
@@ -193,8 +192,8 @@ fn a_reset_that_only_the_dead_one_was_told_of_is_passed_on_as_one() {
         store.daemon().signal(Signal::SIGKILL);
         store.wait_killed();
         reset(client);
-        let fault = format!("kill:relay-filled:{pass}");
-        store.spawn_unready(after("0s", &port, &upstream).env("DRAINED_TEST_FAULT", &fault));
+        // The first thing that the next one reads is the client's error: nothing else has come.
+        store.spawn_unready(after("0s", &port, &upstream).env("DRAINED_TEST_FAULT", "kill:relay-filled:1"));
         store.wait_killed();
         store.spawn(after("0s", &port, &upstream));
         assert_eq!(end_of(&server), Ended::Reset, "the upstream ends first: {server_ends}");
