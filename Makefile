@@ -3,7 +3,7 @@
 CARGO_FLAGS := --locked
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help run test test-rungs-1-2 test-peers test-rung-3 killer not-as-root lint lint-unit deb rpm bless tools clean
+.PHONY: help run test test-rungs-1-2 test-peers test-rung-3 killer not-as-root bench bench-quick bench-smoke lint lint-unit deb rpm bless tools clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,7 +11,7 @@ help: ## This list.
 run: ## Show drained being stopped, restarted and killed under load, in about 15 s.
 	cargo run $(CARGO_FLAGS) --release -- demo
 
-test: $(if $(ROOT),tools) test-rungs-1-2 $(if $(ROOT),test-peers test-rung-3,not-as-root) ## All tests; as root those with real servers and systemds too.
+test: $(if $(ROOT),tools) test-rungs-1-2 bench-smoke $(if $(ROOT),test-peers test-rung-3,not-as-root) ## All tests; as root those with real servers and systemds too.
 
 # Pure logic, and the real binary against a fake service manager. Then the library alone.
 test-rungs-1-2:
@@ -32,7 +32,8 @@ killer: ## Kill the daemon at points chosen by a seed, for an hour or DRAINED_KI
 test-rung-3: deb rpm
 	DRAINED_TEST_DEB="$$(realpath target/debian/drained_*.deb)" \
 	DRAINED_TEST_RPM="$$(realpath target/generate-rpm/drained-*.rpm)" \
-	    cargo test $(CARGO_FLAGS) --test it -- --ignored --test-threads=1 systemd::
+	    sh -euc 'cargo test $(CARGO_FLAGS) --test it -- --ignored --test-threads=1 systemd::; \
+	        cargo test $(CARGO_FLAGS) --bench restarts -- --rounds 1 --connections 200'
 
 not-as-root:
 	@echo '======================================================================'
@@ -41,6 +42,18 @@ not-as-root:
 	@echo 'They install packages, boot containers and need root:'
 	@echo '    sudo env "PATH=$$PATH" make test'
 	@echo '======================================================================'
+
+# Everything with one worker, the core with two, and restarts. Nothing else may run meanwhile.
+bench: ## Measure drained beside haproxy, nginx and socket-proxyd, into docs/benchmarks.md: half an hour.
+	benches/run
+
+bench-quick: ## The core of it, in less than three minutes.
+	cargo bench $(CARGO_FLAGS) --bench compare -- --quick --rounds 3 --seconds 0.5
+
+# That they work: not what they measure.
+bench-smoke:
+	cargo test $(CARGO_FLAGS) --bench compare -- --quick --rounds 1 --seconds 0.1
+	cargo test $(CARGO_FLAGS) --bench micro
 
 lint: lint-unit ## Everything that is checked without running the program.
 	cargo fmt --check

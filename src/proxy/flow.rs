@@ -2,8 +2,9 @@
 //!
 //! It owns no file descriptor and does nothing; it takes what happened and says what comes next.
 //! Readiness is remembered from edge-triggered events: `readable` and `writable` stay set until the
-//! kernel says EAGAIN. Invariant: the source is read only while the pipe is empty, so nothing is
-//! read that has nowhere to go, and EAGAIN on a read always means that the source has nothing.
+//! kernel says EAGAIN, or a read has shown that the next one would. Invariant: the source is read only
+//! while the pipe is empty, so nothing is read that has nowhere to go, and EAGAIN on a read always means
+//! that the source has nothing.
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl Flow {
         self.ended |= n == 0;
     }
 
-    /// A [`Step::Fill`] found nothing.
+    /// A [`Step::Fill`] found nothing, or left nothing.
     pub fn source_blocked(&mut self) {
         self.readable = false;
     }

@@ -24,6 +24,9 @@ pub struct Half {
     pub pipe: Option<Key>,
     /// Urgent data came: where a splice stops there may be more.
     pub urgent: bool,
+    /// A read that leaves room in the pipe has left nothing behind: the source is a TCP connection, and by its
+    /// last event neither ended nor urgent. Whatever comes later is an event of its own.
+    pub leaves_nothing: bool,
     /// Its pipe is the last one: it must be empty again at once.
     sparing: bool,
     /// The source has broken off, as its own sink side has shown: its end is no clean one.
@@ -118,6 +121,10 @@ impl Half {
                     Ok(n) => {
                         self.after_reading(place, n == 0);
                         self.flow.filled(n as u32);
+                        // Each read that finds nothing costs as much as one that does.
+                        if n > 0 && self.leaves_nothing && self.has_room_after(n, means) {
+                            self.flow.source_blocked();
+                        }
                     }
                     Err(Errno::EAGAIN) => {
                         self.after_reading(place, false);
@@ -190,6 +197,12 @@ impl Half {
         let result = pipe.fill_urgent(source);
         fault::pass("urgent-moved");
         result
+    }
+
+    /// So few bytes, however they came, have left room in the pipe.
+    fn has_room_after(&self, n: usize, means: &Means) -> bool {
+        let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
+        !self.sparing && pipe.is_some_and(|pipe| n < pipe.slots())
     }
 
     /// An end needs no pipe, and lets go of what there are too few of.

@@ -265,6 +265,8 @@ impl Worker {
         let (up, down) = (&mut connection.to_upstream, &mut connection.to_client);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
         source.urgent |= flags.contains(EpollFlags::EPOLLPRI);
+        source.leaves_nothing =
+            !is_unix && !flags.intersects(EpollFlags::EPOLLPRI | EpollFlags::EPOLLRDHUP | broken);
         // A reset has EPOLLHUP too, and EPOLLERR until a write or a read was told of it. Nothing is written
         // after our own end, and to a UNIX socket that was closed nothing can be.
         let may_be_reset =

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::stat::fstat;
-use nix::unistd::{pipe2, write};
+use nix::unistd::{SysconfVar, pipe2, sysconf, write};
 
 /// A pipe with both ends in this process.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     capacity: u32,
+    slots: u32,
     inode: u64,
 }
 
@@ -32,7 +33,7 @@ impl Pipe {
             None => fcntl(&write, FcntlArg::F_GETPIPE_SZ)?,
         };
         let inode = fstat(&read)?.st_ino;
-        Ok(Pipe { read, write, capacity: capacity as u32, inode })
+        Ok(Pipe { read, write, capacity: capacity as u32, slots: slots(capacity as u32), inode })
     }
 
     /// A pipe out of the ends that another process had.
@@ -42,7 +43,7 @@ impl Pipe {
     pub fn of(read: OwnedFd, write: OwnedFd) -> Result<Pipe, Errno> {
         let capacity = fcntl(&write, FcntlArg::F_GETPIPE_SZ)? as u32;
         let inode = fstat(&read)?.st_ino;
-        Ok(Pipe { read, write, capacity, inode })
+        Ok(Pipe { read, write, capacity, slots: slots(capacity), inode })
     }
 
     /// Its ends, for reading and for writing.
@@ -58,6 +59,11 @@ impl Pipe {
     /// How many bytes it takes at the most.
     pub fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// How many pieces it takes at the most, each of a byte at least: capacity in pages, pipe(7).
+    pub fn slots(&self) -> usize {
+        self.slots as usize
     }
 
     /// Moves what `source` has, up to `most` bytes and the capacity, into the pipe, which must be
@@ -81,6 +87,12 @@ impl Pipe {
     pub fn empty(&self, sink: BorrowedFd<'_>, len: u32) -> Result<usize, Errno> {
         move_bytes(&self.read, sink, len as usize)
     }
+}
+
+fn slots(capacity: u32) -> u32 {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|page| u32::try_from(page).ok());
+    // Too few are harmless.
+    capacity / page.unwrap_or(1 << 16)
 }
 
 fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> Result<usize, Errno> {

@@ -1,5 +1,6 @@
 //! What systemd and the control socket are told in a stop, and a manager who doesn't listen.
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::pair;
 use crate::support::SOON;
-use crate::support::drained::{Drained, Setup};
+use crate::support::drained::{Drained, Setup, until};
 use crate::support::manager::{Manager, stuffed_socket};
 use crate::support::peers::{Listener, talk};
 use crate::support::scratch::Scratch;
@@ -103,7 +104,7 @@ fn a_sighup_is_said_to_change_nothing() {
         drained.signal(Signal::SIGHUP);
         drained.daemon.wait_line("SIGHUP is ignored");
         drained.signal(Signal::SIGHUP);
-        crate::support::drained::until("the second line", || drained.daemon.count("SIGHUP is ignored") == 2);
+        until("the second line", || drained.daemon.count("SIGHUP is ignored") == 2);
         talk(&held.0, &held.1);
         drop(held);
         drained.stop();
@@ -170,10 +171,11 @@ fn a_bus_that_does_not_answer_holds_up_a_stop_for_five_seconds() {
         let _deaf = UnixListener::bind(scratch.path("bus")).unwrap();
         let drained = Setup::proxy(&upstream.address, "").env("DBUS_SYSTEM_BUS_ADDRESS", &bus).start();
         let at = drained.signal(Signal::SIGTERM);
-        drained.daemon.wait_line("phase announce");
+        until_taken(&drained);
         // Meanwhile clients are served.
         let (client, server) = pair(&drained, &upstream);
         drop((client, server));
+        assert_eq!(drained.daemon.count("phase announce"), 0, "it waits for the bus");
         let end = drained.wait_end();
         let lasted = end.at - at;
         assert!((5_000..6_000).contains(&lasted.as_millis()), "{lasted:?}");
@@ -189,10 +191,17 @@ fn a_hurried_stop_does_not_wait_for_the_bus() {
         let _deaf = UnixListener::bind(scratch.path("bus")).unwrap();
         let drained = Setup::proxy(&upstream.address, "").env("DBUS_SYSTEM_BUS_ADDRESS", &bus).start();
         drained.signal(Signal::SIGTERM);
-        drained.daemon.wait_line("phase announce");
+        until_taken(&drained);
         let at = drained.signal(Signal::SIGTERM);
         let end = drained.wait_end();
         assert!(end.at - at < Duration::from_secs(1), "{:?}", end.at - at);
         assert_eq!(end.code, Some(0), "{:#?}", end.lines);
     });
+}
+
+/// Waits until no signal is pending: two of a kind would be one, signal(7).
+fn until_taken(drained: &Drained) {
+    let status = format!("/proc/{}/status", drained.pid());
+    let is_taken = || fs::read_to_string(&status).unwrap().contains("ShdPnd:\t0000000000000000");
+    until("the signal is taken", is_taken);
 }

@@ -5,6 +5,7 @@
 //! - `ends`: half-close, resets, peers that never read.
 //! - `bulk`: much data in both directions at once, in large pipes and in small ones.
 //! - `upstreams`: which one takes a connection, and what happens when none does.
+//! - `pieces`: what one read leaves behind.
 //! - `limits`: idle_timeout, max_connections, file descriptors.
 //! - `memory`: what a connection costs, and that no byte of a peer enters the daemon's memory.
 
@@ -14,4 +15,5 @@ mod ends;
 mod families;
 mod limits;
 mod memory;
+mod pieces;
 mod upstreams;

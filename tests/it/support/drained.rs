@@ -180,6 +180,14 @@ impl Drained {
         self.daemon.signal(signal)
     }
 
+    /// Stops all its threads, until it is sent SIGCONT.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        let is_stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+        until("it is stopped", is_stopped);
+    }
+
     /// SIGTERM, then waits until the phase Drain has begun.
     pub fn term_and_drain(&self) -> Instant {
         let at = self.signal(Signal::SIGTERM);

@@ -20,6 +20,9 @@ pub enum Release {
     Trixie,
     /// Debian 12 with rpm(8), which does there what it does on a distribution of its own.
     BookwormRpm,
+    /// Debian 12 with the proxies that drained is compared to.
+    #[allow(dead_code, reason = "the benchmark's, which shares this file")]
+    BookwormProxies,
 }
 
 impl Release {
@@ -29,6 +32,9 @@ impl Release {
             Release::Bookworm => ("bookworm", "bookworm", ""),
             Release::Trixie => ("trixie", "trixie", ""),
             Release::BookwormRpm => ("bookworm-rpm", "bookworm", ",rpm"),
+            Release::BookwormProxies => {
+                ("bookworm-proxies", "bookworm", ",haproxy,nginx-light,libnginx-mod-stream")
+            }
         };
         let root = cache().join(name);
         let _lock = lock(&cache());
