@@ -2,7 +2,7 @@
 //!
 //! A timer only says "look again"; whoever is woken asks the connection what is due and arms the
 //! next one. So nothing is ever cancelled: a timer of a connection that is gone is passed over by its
-//! generation, and when most are such the heap is cleared of them. Times are milliseconds since the worker's start.
+//! generation, and when most are such the heap is cleared of them. Times are milliseconds of CLOCK_MONOTONIC.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -14,20 +14,10 @@ mod failures;
 mod manager;
 mod times;
 
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::drained::Drained;
-use crate::support::peers::{Listener, connect, talk};
-
-/// A client and its upstream's end of a connection through the daemon that has been used.
-fn pair(drained: &Drained, upstream: &Listener) -> (TcpStream, TcpStream) {
-    let client = connect(&drained.address());
-    let server = upstream.accept();
-    talk(&client, &server);
-    (client, server)
-}
+use crate::support::drained::pair;
 
 /// Lets a connection become quiet: silence cannot be waited for but by the clock.
 fn silence() {

@@ -1,21 +1,14 @@
 //! Streams that break off in unusual ways, and what comes out of place.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, send};
 
-use crate::support::drained::{Drained, Setup, until};
-use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, reset, stuff, talk};
-
-fn pair(drained: &Drained, upstream: &Listener) -> (TcpStream, TcpStream) {
-    let client = connect(&drained.address());
-    let server = upstream.accept();
-    talk(&client, &server);
-    (client, server)
-}
+use crate::support::drained::{Setup, pair, until};
+use crate::support::peers::{Ended, Listener, end_of, read_to_end, reset, stuff, talk};
 
 #[test]
 fn urgent_data_arrives_in_its_place_as_ordinary_bytes() {

@@ -1,39 +1,25 @@
 //! How the ends of one side reach the other: half-close, resets, and peers that never read.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::Duration;
 
-use crate::support::drained::{Drained, Setup, until};
+use crate::support::drained::{Setup, pair, until};
 use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, reset, send, stuff, talk};
 use crate::support::scratch::Scratch;
-
-/// A client and its upstream's end of a connection through the daemon.
-fn pair(drained: &Drained, upstream: &Listener) -> (TcpStream, TcpStream) {
-    let client = connect(&drained.address());
-    let server = upstream.accept();
-    (client, server)
-}
-
-/// The same, with what was said before.
-fn talking_pair(drained: &Drained, upstream: &Listener) -> (TcpStream, TcpStream) {
-    let (client, server) = pair(drained, upstream);
-    talk(&client, &server);
-    (client, server)
-}
 
 #[test]
 fn after_a_half_close_the_other_direction_goes_on() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(end_of(&server), Ended::Fin);
     send(&server, &client, b"much later");
     drop(server);
     assert_eq!(end_of(&client), Ended::Fin);
 
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     server.shutdown(Shutdown::Write).unwrap();
     assert_eq!(end_of(&client), Ended::Fin);
     send(&client, &server, b"much later");
@@ -52,10 +38,10 @@ fn idle_sockets() -> usize {
 fn a_reset_is_passed_on_in_both_directions() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     reset(client);
     assert_eq!(end_of(&server), Ended::Reset);
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     reset(server);
     assert_eq!(end_of(&client), Ended::Reset);
 }
@@ -64,7 +50,7 @@ fn a_reset_is_passed_on_in_both_directions() {
 fn a_reset_after_a_half_close_is_passed_on() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(end_of(&server), Ended::Fin);
     reset(client);
@@ -76,7 +62,7 @@ fn a_reset_after_a_half_close_is_passed_on() {
 fn a_reset_reaches_an_upstream_that_does_not_read() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     stuff(&client, Duration::from_millis(200));
     reset(client);
     until("the reset", || server.take_error().unwrap().is_some());
@@ -86,7 +72,7 @@ fn a_reset_reaches_an_upstream_that_does_not_read() {
 fn what_an_upstream_sent_before_its_reset_arrives() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     (&client).write_all(b"an upload that nobody wants").unwrap();
     until("its arrival", || server.peek(&mut [0; 64]).unwrap() == 27);
     // Closed with unread bytes: the answer is followed by a reset.
@@ -102,7 +88,7 @@ fn what_an_upstream_sent_before_its_reset_arrives() {
 fn a_client_that_never_reads_stops_its_upstream_and_costs_no_memory() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     let before = drained.memory("Anonymous");
     let sent = stuff(&server, Duration::from_millis(300));
     // What the buffers of four sockets and a pipe take, far from endless.
@@ -122,12 +108,12 @@ fn a_client_that_never_reads_stops_its_upstream_and_costs_no_memory() {
 fn an_upstream_that_never_reads_stops_its_client_and_nobody_else() {
     let upstream = Listener::new();
     let drained = Setup::proxy(&upstream.address, "").start();
-    let (client, server) = talking_pair(&drained, &upstream);
+    let (client, server) = pair(&drained, &upstream);
     let sent = stuff(&client, Duration::from_millis(300));
     assert!(sent < 64 << 20, "{sent} bytes");
     // The other direction, and others, go on.
     send(&server, &client, b"still here");
-    drop(talking_pair(&drained, &upstream));
+    drop(pair(&drained, &upstream));
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&server).0.len(), sent);
 }

@@ -3,27 +3,20 @@
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::thread;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use crate::support::drained::{Drained, Setup};
+use crate::support::drained::{Setup, pair};
 use crate::support::peers::{Ended, Listener, connect, expect_pattern, read_to_end, send_pattern, talk};
 use crate::support::scratch::Scratch;
 
 /// More than a pipe of 1 MiB has slots.
 const PIECES: usize = 300;
 const WARM_UP: usize = 8 << 20;
-
-fn pair(drained: &Drained, upstream: &Listener) -> (TcpStream, TcpStream) {
-    let client = connect(&drained.address());
-    let server = upstream.accept();
-    talk(&client, &server);
-    (client, server)
-}
 
 /// Pieces of a byte each, none beside the next in the kernel's memory: somebody else sends in between.
 #[test]

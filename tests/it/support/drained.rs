@@ -1,6 +1,7 @@
 //! The daemon itself under a fake service manager, with a configuration of the test's.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use super::SOON;
 use super::daemon::{Daemon, End};
 use super::manager::Manager;
+use super::peers::{Listener, connect, talk};
 use super::scratch::Scratch;
 
 /// How the daemon is to be started.
@@ -261,6 +263,14 @@ impl Drained {
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10)
     }
+}
+
+/// A client and its upstream's end of a connection through the daemon that has been used.
+pub fn pair(drained: &Drained, upstream: &Listener) -> (TcpStream, TcpStream) {
+    let client = connect(&drained.address());
+    let server = upstream.accept();
+    talk(&client, &server);
+    (client, server)
 }
 
 /// Waits until `done`, looking again and again. For what no event tells.
