@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use serde::de::DeserializeOwned;
 
 use super::Status;
 use super::protocol::{self, Call, LONGEST_REPLY};
@@ -22,12 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Exit 69, with what to do, where no daemon answers.
 pub fn status(path: &Path) -> Result<Status> {
-    let line = ask(path, Call::Status)?;
-    protocol::status_from_line(&line)
+    call(path, &Call::Status)
+}
+
+/// Asks the daemon that listens on `path` for one thing.
+///
+/// # Errors
+/// Exit 69, with what to do, where no daemon answers, or with what it says where it refuses.
+pub fn call<T: DeserializeOwned>(path: &Path, call: &Call) -> Result<T> {
+    let line = ask(path, call)?;
+    protocol::answer_from_line(&line)
         .map_err(|e| Error::new(Exit::Unavailable, format!("{}: {e}", path.display())))
 }
 
-fn ask(path: &Path, call: Call) -> Result<Vec<u8>> {
+fn ask(path: &Path, call: &Call) -> Result<Vec<u8>> {
     let until = Instant::now() + PATIENCE;
     let mut stream = connect(path).map_err(|e| unreachable(path, e))?;
     let lost = |e: std::io::Error| match e.kind() {

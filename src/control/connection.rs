@@ -1,6 +1,6 @@
 //! One client of the control socket: bytes in, a request, an answer, bytes out.
 //!
-//! Either it reads a request or it writes an answer, never both: what is kept of a client is at
+//! Either it reads a request, waits for the answer, or writes it: what is kept of a client is at
 //! most one request and one answer.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
-use super::Status;
+use super::operator::{Asked, Operator, Reply, Who};
 use super::protocol::{self, Call, LONGEST_REQUEST};
+use super::server::Wake;
 
 /// What becomes of a client after it was worked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +22,12 @@ pub(super) enum Next {
 
 pub(super) struct Connection {
     stream: UnixStream,
+    who: Who,
     patience: Duration,
     deadline: Instant,
     request: Vec<u8>,
+    /// What was asked and is not answered yet.
+    asked: Option<Asked>,
     answer: Vec<u8>,
     sent: usize,
     /// Nothing more is read: the last answer ends the connection.
@@ -32,8 +36,9 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: UnixStream, patience: Duration, now: Instant) -> Connection {
-        let (request, answer) = (Vec::new(), Vec::new());
-        Connection { stream, patience, deadline: now + patience, request, answer, sent: 0, last: false }
+        let (request, answer, who) = (Vec::new(), Vec::new(), Who::of(&stream));
+        let (asked, deadline) = (None, now + patience);
+        Connection { stream, who, patience, deadline, request, asked, answer, sent: 0, last: false }
     }
 
     pub(super) fn stream(&self) -> &UnixStream {
@@ -45,18 +50,31 @@ impl Connection {
         self.deadline
     }
 
+    /// While an answer is waited for, nothing but the end of the client.
     pub(super) fn wants(&self) -> PollFlags {
-        if self.answer.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT }
+        match &self.asked {
+            Some(_) => PollFlags::empty(),
+            None if self.answer.is_empty() => PollFlags::POLLIN,
+            None => PollFlags::POLLOUT,
+        }
     }
 
-    /// True if a whole request was read with the one before it: nothing on the socket tells of it.
-    pub(super) fn has_request(&self) -> bool {
-        self.answer.is_empty() && self.request.contains(&b'\n')
+    /// True if there is something to do of which nothing on the socket tells: a whole request was read with
+    /// the one before it, or the answer has come.
+    pub(super) fn has_work(&mut self) -> bool {
+        match &mut self.asked {
+            Some(asked) => asked.is_answered(),
+            None => self.answer.is_empty() && self.request.contains(&b'\n'),
+        }
     }
 
     /// Does what can be done without blocking, for one request.
-    pub(super) fn work(&mut self, now: Instant, status: &dyn Fn() -> Status) -> Next {
-        let done = if self.answer.is_empty() { self.read(now, status) } else { Ok(Next::Wait) };
+    pub(super) fn work(&mut self, now: Instant, operator: &dyn Operator, wake: &Wake) -> Next {
+        let done = match &mut self.asked {
+            Some(_) => self.look_for_answer(now),
+            None if self.answer.is_empty() => self.read(now, operator, wake),
+            None => Ok(Next::Wait),
+        };
         let done = match done {
             Ok(Next::Wait) => self.write(now),
             other => other,
@@ -68,13 +86,19 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, now: Instant, status: &dyn Fn() -> Status) -> io::Result<Next> {
+    /// Without an answer an event was the end of the client.
+    fn look_for_answer(&mut self, now: Instant) -> io::Result<Next> {
+        let Some(answer) = self.asked.as_mut().and_then(Asked::take) else { return Ok(Next::Close) };
+        (self.asked, self.answer, self.deadline) = (None, answer, now + self.patience);
+        Ok(Next::Wait)
+    }
+
+    fn read(&mut self, now: Instant, operator: &dyn Operator, wake: &Wake) -> io::Result<Next> {
         let mut chunk = [0; 4096];
         loop {
             if let Some(end) = self.request.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.request.drain(..=end).collect();
-                self.answer_to(&line, now, status);
-                return Ok(Next::Wait);
+                return self.answer_to(&line, now, operator, wake);
             }
             if self.request.len() >= LONGEST_REQUEST {
                 self.refuse("the request is longer than 64 KiB", now);
@@ -92,12 +116,26 @@ impl Connection {
         }
     }
 
-    fn answer_to(&mut self, line: &[u8], now: Instant, status: &dyn Fn() -> Status) {
-        match Call::from_line(line) {
-            Ok(Call::Status) => self.answer = protocol::ok_line(&status()),
-            Err(message) => return self.refuse(&message, now),
-        }
+    fn answer_to(
+        &mut self,
+        line: &[u8],
+        now: Instant,
+        operator: &dyn Operator,
+        wake: &Wake,
+    ) -> io::Result<Next> {
+        let call = match Call::from_line(line) {
+            Ok(call) => call,
+            Err(message) => {
+                self.refuse(&message, now);
+                return Ok(Next::Wait);
+            }
+        };
+        let (reply, mut asked) = Reply::new(wake.clone());
+        operator.answer(call, &self.who, reply);
         self.deadline = now + self.patience;
+        let answered = asked.is_answered();
+        self.asked = Some(asked);
+        if answered { self.look_for_answer(now) } else { Ok(Next::Wait) }
     }
 
     fn refuse(&mut self, message: &str, now: Instant) {

@@ -1,16 +1,18 @@
 //! drainctl's socket: the daemon's thread that answers, and the client that asks.
 //!
 //! One JSON object a line, see [`protocol`]. The server knows nothing of what it tells: it is
-//! given a closure that makes a [`Status`], and never blocks for a client.
+//! given an [`Operator`] that answers, and never blocks for a client.
 
 pub mod client;
 mod connection;
+pub mod operator;
 pub mod protocol;
 pub mod screen;
 pub mod server;
 mod socket;
 pub mod status;
 
+pub use operator::Operator;
 pub use server::ControlServer;
 pub use status::Status;
 

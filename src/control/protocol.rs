@@ -7,10 +7,9 @@
 //!
 //! The version changes when an old reader would misread a new line; added fields do not change it.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::Status;
 
 /// The version of the protocol that this program speaks.
 pub const VERSION: u32 = 1;
@@ -21,8 +20,9 @@ pub const LONGEST_REQUEST: usize = 64 << 10;
 /// The longest reply that a client takes, in bytes.
 pub const LONGEST_REPLY: usize = 16 << 20;
 
-/// What the daemon can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the daemon can be asked. A call's arguments are fields beside its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "kebab-case")]
 pub enum Call {
     /// How it is.
     Status,
@@ -31,7 +31,8 @@ pub enum Call {
 #[derive(Serialize)]
 struct Request<'a> {
     version: u32,
-    call: &'a str,
+    #[serde(flatten)]
+    call: &'a Call,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,18 +49,12 @@ fn none<T>() -> Option<T> {
 }
 
 impl Call {
-    const ALL: [Call; 1] = [Call::Status];
-
-    /// As in the request.
-    pub fn word(self) -> &'static str {
-        match self {
-            Call::Status => "status",
-        }
-    }
+    /// The words of all calls.
+    const WORDS: [&str; 1] = ["status"];
 
     /// The request's line, its end included.
-    pub fn to_line(self) -> Vec<u8> {
-        line(&Request { version: VERSION, call: self.word() })
+    pub fn to_line(&self) -> Vec<u8> {
+        line(&Request { version: VERSION, call: self })
     }
 
     /// Reads a request; the error is what the client is told.
@@ -67,36 +62,37 @@ impl Call {
         let request: Value =
             serde_json::from_slice(text).map_err(|_| "the request is not a line of JSON".to_string())?;
         let version = request.get("version").and_then(Value::as_u64);
+        let ours = env!("CARGO_PKG_VERSION");
         if version != Some(u64::from(VERSION)) {
             let asked = version.map_or("without a version".to_string(), |v| format!("of version {v}"));
-            let crate_version = env!("CARGO_PKG_VERSION");
-            return Err(format!("the request is {asked}: drained {crate_version} speaks version {VERSION}"));
+            return Err(format!("the request is {asked}: drained {ours} speaks version {VERSION}"));
         }
-        let word = request.get("call").and_then(Value::as_str).unwrap_or_default();
-        Call::ALL.into_iter().find(|call| call.word() == word).ok_or_else(|| {
-            let known: Vec<_> = Call::ALL.iter().map(|call| call.word()).collect();
-            format!("unknown call {word:?}: drained {} knows {}", env!("CARGO_PKG_VERSION"), known.join(", "))
-        })
+        let word = request.get("call").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if !Call::WORDS.contains(&word.as_str()) {
+            let known = Call::WORDS.join(", ");
+            return Err(format!("unknown call {word:?}: drained {ours} knows {known}"));
+        }
+        serde_json::from_value(request).map_err(|e| format!("the call {word:?}: {e}"))
     }
 }
 
 /// The line of a reply that went well.
-pub fn ok_line(status: &Status) -> Vec<u8> {
-    line(&Reply { version: VERSION, ok: Some(status), error: None })
+pub fn ok_line(answer: &impl Serialize) -> Vec<u8> {
+    line(&Reply { version: VERSION, ok: Some(answer), error: None })
 }
 
 /// The line of a reply that did not.
 pub fn error_line(message: &str) -> Vec<u8> {
-    line(&Reply::<Status> { version: VERSION, ok: None, error: Some(message.to_string()) })
+    line(&Reply::<()> { version: VERSION, ok: None, error: Some(message.to_string()) })
 }
 
 /// Reads a reply; the error is for the user.
-pub fn status_from_line(text: &[u8]) -> Result<Status, String> {
-    let reply: Reply<Status> =
+pub fn answer_from_line<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let reply: Reply<T> =
         serde_json::from_slice(text).map_err(|e| format!("the answer cannot be read: {e}"))?;
     match reply {
         Reply { error: Some(message), .. } => Err(message),
-        Reply { ok: Some(status), .. } => Ok(status),
+        Reply { ok: Some(answer), .. } => Ok(answer),
         Reply { .. } => Err("the answer is empty".to_string()),
     }
 }
@@ -138,8 +134,8 @@ mod tests {
 
     #[test]
     fn an_error_reply_is_read_as_one() {
-        assert_eq!(status_from_line(&error_line("no")), Err("no".to_string()));
-        assert_eq!(status_from_line(br#"{"version":1}"#), Err("the answer is empty".to_string()));
-        assert!(status_from_line(b"junk").is_err_and(|e| e.contains("cannot be read")));
+        assert_eq!(answer_from_line::<()>(&error_line("no")), Err("no".to_string()));
+        assert_eq!(answer_from_line::<()>(br#"{"version":1}"#), Err("the answer is empty".to_string()));
+        assert!(answer_from_line::<()>(b"junk").is_err_and(|e| e.contains("cannot be read")));
     }
 }

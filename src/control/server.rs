@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use slog::{Logger, debug, error, warn};
 
-use super::Status;
 use super::connection::{Connection, Next};
+use super::operator::Operator;
 use super::socket::{self, SocketFile};
 use crate::{Error, Result};
 
@@ -42,15 +43,35 @@ const REST: Duration = Duration::from_secs(1);
 /// The bound control socket. Its file goes away with it.
 pub struct ControlServer {
     listener: UnixListener,
-    closed: Arc<EventFd>,
+    wake: Wake,
     patience: Duration,
     _file: SocketFile,
 }
 
 /// A server on a thread of its own.
 pub struct Running {
-    closed: Arc<EventFd>,
+    wake: Wake,
     ended: Receiver<Result<()>>,
+}
+
+/// Has the thread look up: an answer is there, or it is to end.
+#[derive(Clone)]
+pub(super) struct Wake {
+    event: Arc<EventFd>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Wake {
+    fn new() -> Result<Wake> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|e| Error::system("cannot make an eventfd for the control socket", e))?;
+        Ok(Wake { event: Arc::new(event), closed: Arc::default() })
+    }
+
+    pub(super) fn tell(&self) {
+        // Fails only where the counter is full, and then the thread has been told.
+        let _ = self.event.write(1);
+    }
 }
 
 impl ControlServer {
@@ -61,9 +82,7 @@ impl ControlServer {
     /// Where another daemon answers there, or the system refuses: exit 71.
     pub fn bind(path: &Path, mode: u32) -> Result<ControlServer> {
         let (listener, file) = socket::listen(path, mode)?;
-        let closed = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|e| Error::system("cannot make an eventfd for the control socket", e))?;
-        Ok(ControlServer { listener, closed: Arc::new(closed), patience: PATIENCE, _file: file })
+        Ok(ControlServer { listener, wake: Wake::new()?, patience: PATIENCE, _file: file })
     }
 
     /// Another patience than [`PATIENCE`].
@@ -77,13 +96,13 @@ impl ControlServer {
     ///
     /// # Errors
     /// Where the system refuses a thread: exit 71.
-    pub fn start(self, log: Logger, status: impl Fn() -> Status + Send + 'static) -> Result<Running> {
-        let closed = Arc::clone(&self.closed);
+    pub fn start(self, log: Logger, operator: impl Operator) -> Result<Running> {
+        let wake = self.wake.clone();
         let (tell, ended) = mpsc::channel();
         thread::Builder::new()
             .name("control".to_string())
             .spawn(move || {
-                let result = self.run(&log, &status);
+                let result = self.run(&log, &operator);
                 if let Err(error) = &result {
                     error!(log, "drainctl is not answered any more: {error}");
                 }
@@ -93,10 +112,10 @@ impl ControlServer {
                 let _ = tell.send(result);
             })
             .map_err(|e| Error::system("cannot start the control thread", e))?;
-        Ok(Running { closed, ended })
+        Ok(Running { wake, ended })
     }
 
-    fn run(&self, log: &Logger, status: &dyn Fn() -> Status) -> Result<()> {
+    fn run(&self, log: &Logger, operator: &dyn Operator) -> Result<()> {
         let mut clients: Vec<Connection> = Vec::new();
         let mut rests_until: Option<Instant> = None;
         loop {
@@ -105,17 +124,21 @@ impl ControlServer {
             let accepting = rests_until.is_none() && clients.len() < MOST_CLIENTS;
             let nearest = clients.iter().map(Connection::deadline).chain(rests_until).min();
             let wait = nearest.map(|at| at.saturating_duration_since(now));
-            let at_once = clients.iter().any(Connection::has_request);
+            let at_once = clients.iter_mut().any(Connection::has_work);
             let wait = if at_once { Some(Duration::ZERO) } else { wait };
-            let ready = wait_for(&self.closed, accepting.then_some(&self.listener), &clients, wait)?;
-            if ready.closed {
+            let ready = wait_for(&self.wake.event, accepting.then_some(&self.listener), &clients, wait)?;
+            if ready.woken {
+                // Empties the counter; EAGAIN says that it was empty.
+                let _ = self.wake.event.read();
+            }
+            if self.wake.closed.load(SeqCst) {
                 return Ok(());
             }
             let now = Instant::now();
             let mut ready_clients = ready.clients.into_iter();
             clients.retain_mut(|client| {
-                let ready = ready_clients.next().unwrap_or(false) || client.has_request();
-                let next = if ready { client.work(now, status) } else { Next::Wait };
+                let ready = ready_clients.next().unwrap_or(false) || client.has_work();
+                let next = if ready { client.work(now, operator, &self.wake) } else { Next::Wait };
                 next == Next::Wait && client.deadline() > now
             });
             if ready.listener {
@@ -150,27 +173,27 @@ impl Running {
     /// Ends the thread, whatever its clients do, and waits for it, at most `bound`. None if it is
     /// left behind.
     pub fn close(self, bound: Duration) -> Option<Result<()>> {
-        // Fails only where the counter is full, and then the thread has been told.
-        let _ = self.closed.write(1);
+        self.wake.closed.store(true, SeqCst);
+        self.wake.tell();
         self.ended.recv_timeout(bound).ok()
     }
 }
 
 struct Ready {
-    closed: bool,
+    woken: bool,
     listener: bool,
     /// In the order of the clients.
     clients: Vec<bool>,
 }
 
 fn wait_for(
-    closed: &EventFd,
+    wake: &EventFd,
     listener: Option<&UnixListener>,
     clients: &[Connection],
     wait: Option<Duration>,
 ) -> Result<Ready> {
     let watch = |fd, flags| PollFd::new(fd, flags);
-    let mut fds = vec![watch(closed.as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![watch(wake.as_fd(), PollFlags::POLLIN)];
     fds.extend(clients.iter().map(|client| watch(client.as_fd(), client.wants())));
     fds.extend(listener.map(|listener| watch(listener.as_fd(), PollFlags::POLLIN)));
     match poll(&mut fds, timeout(wait)) {
@@ -180,7 +203,7 @@ fn wait_for(
     let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
     let (of_clients, of_listener) = fds[1..].split_at(clients.len());
     Ok(Ready {
-        closed: ready(&fds[0]),
+        woken: ready(&fds[0]),
         listener: of_listener.first().is_some_and(ready),
         clients: of_clients.iter().map(ready).collect(),
     })

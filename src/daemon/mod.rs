@@ -3,6 +3,7 @@
 pub mod demo;
 mod handover;
 mod intent;
+mod operator;
 mod report;
 mod stop;
 
@@ -140,9 +141,8 @@ fn start_control(
     let Some(path) = config.daemon.control.clone().or_else(control_path_of_the_unit) else {
         return Ok(None);
     };
-    let (fleet, handle) = (fleet.clone(), handle.clone());
-    let server = ControlServer::bind(&path, MODE)?;
-    server.start(log.clone(), move || report::status(&fleet, &handle)).map(Some)
+    let operator = operator::Daemon { fleet: fleet.clone(), handle: handle.clone() };
+    ControlServer::bind(&path, MODE)?.start(log.clone(), operator).map(Some)
 }
 
 /// $RUNTIME_DIRECTORY is set by RuntimeDirectory=, several parted by colons, see systemd.exec(5).

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use drained::control::server::MODE;
 use drained::control::{ControlServer, Status};
 
-use crate::control::{discard, status_of};
+use crate::control::{Telling, discard, status_of};
 use crate::support::scratch::Scratch;
 
 const DRAINED: &str = env!("CARGO_BIN_EXE_drained");
@@ -177,7 +177,7 @@ fn drainctl_shows_the_status() {
     let scratch = Scratch::new();
     let socket = scratch.path("control.sock");
     let server = ControlServer::bind(&socket, MODE).expect("binds");
-    let running = server.start(discard(), || status_of(2)).expect("starts");
+    let running = server.start(discard(), Telling(2)).expect("starts");
     let socket = socket.to_str().expect("UTF-8");
 
     let screen = run(DRAINCTL, &["status", "--socket", socket]);

@@ -13,7 +13,9 @@ use drained::control::server::{MODE, MOST_CLIENTS, Running};
 use drained::control::status::{
     Adopted, Bytes, Connections, ProxyStatus, State, UpstreamState, UpstreamStatus,
 };
-use drained::control::{ControlServer, Status, client};
+use drained::control::operator::{Reply, Who};
+use drained::control::protocol::Call;
+use drained::control::{ControlServer, Operator, Status, client};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -53,6 +55,17 @@ pub fn status_of(proxies: usize) -> Status {
     }
 }
 
+/// Tells of so many proxies.
+pub struct Telling(pub usize);
+
+impl Operator for Telling {
+    fn answer(&self, call: Call, _who: &Who, reply: Reply) {
+        match call {
+            Call::Status => reply.ok(&status_of(self.0)),
+        }
+    }
+}
+
 /// A server on a socket of its own.
 struct Served {
     path: PathBuf,
@@ -65,7 +78,7 @@ impl Served {
         let scratch = Scratch::new();
         let path = scratch.path("control.sock");
         let server = ControlServer::bind(&path, MODE).expect("binds").patience(patience);
-        let running = server.start(discard(), move || status_of(proxies)).expect("starts");
+        let running = server.start(discard(), Telling(proxies)).expect("starts");
         Served { path, running: Some(running), _scratch: scratch }
     }
 
@@ -295,4 +308,46 @@ fn a_daemon_that_does_not_answer_is_given_up() {
     std::thread::spawn(move || tell.send(client::status(&path).map_err(|e| e.to_string())));
     let error = told.recv_timeout(BOUND).expect("within the bound").expect_err("no answer");
     assert!(error.contains("did not answer"), "{error}");
+}
+
+/// Gives its replies to somebody else.
+struct Passing(mpsc::Sender<(Who, Reply)>);
+
+impl Operator for Passing {
+    fn answer(&self, _call: Call, who: &Who, reply: Reply) {
+        self.0.send((*who, reply)).expect("somebody answers");
+    }
+}
+
+#[test]
+fn an_answer_may_come_later_and_from_another_thread() {
+    let scratch = Scratch::new();
+    let path = scratch.path("control.sock");
+    let (pass, passed) = mpsc::channel();
+    let server = ControlServer::bind(&path, MODE).expect("binds");
+    let running = server.start(discard(), Passing(pass)).expect("starts");
+    let ask = || {
+        let mut client = UnixStream::connect(&path).expect("connects");
+        client.set_read_timeout(Some(BOUND)).expect("a timeout");
+        client.write_all(REQUEST).expect("asks");
+        let (who, reply) = passed.recv_timeout(BOUND).expect("is asked");
+        (client, who, reply)
+    };
+    let (first, who, kept) = ask();
+    let credentials = who.credentials.expect("the kernel knows");
+    assert_eq!(credentials.pid, std::process::id() as i32);
+    let (second, _, dropped) = ask();
+    let (gone, _, unheard) = ask();
+    drop(gone);
+    drop(dropped);
+    unheard.ok(&status_of(1));
+    let line = |client: UnixStream| {
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).expect("an answer");
+        line
+    };
+    assert!(line(second).contains("drained gave no answer"));
+    kept.ok(&status_of(1));
+    assert!(line(first).contains("proxy-0"));
+    assert!(running.close(BOUND).is_some_and(|ended| ended.is_ok()));
 }
