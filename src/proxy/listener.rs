@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
 use crate::config::{self, ListenAddress, UnixPath, UpstreamAddress};
+use crate::sys::ends;
 use crate::sys::socket::{self, Address};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Exit, Result};
@@ -90,8 +91,12 @@ pub fn open(
     }
     match address {
         ListenAddress::Tcp(tcp) => {
-            let fd =
-                socket::listen_on(&Address::Tcp(*tcp)).map_err(|e| refused(proxy, &tcp.to_string(), e))?;
+            let listen = || socket::listen_on(&Address::Tcp(*tcp));
+            let fd = match listen() {
+                Err(Errno::EADDRINUSE) if left.make_way(tcp.port()) => listen(),
+                result => result,
+            };
+            let fd = fd.map_err(|e| refused(proxy, &tcp.to_string(), e))?;
             Ok(vec![Listener::new(fd, false, None)])
         }
         ListenAddress::Unix(unix) => Ok(vec![open_unix(proxy, unix)?]),
@@ -129,6 +134,21 @@ impl Left {
             ListenAddress::Unix(unix) => socket::local_name(fd.as_fd()) == unix.to_string(),
             ListenAddress::Systemd(_) => false,
         }
+    }
+}
+
+impl Left {
+    /// Has those of a port listen no more that nobody wants: one of 0.0.0.0:80 would keep 192.0.2.10:80 from
+    /// being bound, for the store has it open. True if there were such.
+    fn make_way(&self, port: u16) -> bool {
+        let is_in_the_way = |fd: &&OwnedFd| {
+            let address = socket::local_address(fd.as_fd());
+            let unwanted = address.is_some_and(|a| a.port() == port && !self.named.contains(&a));
+            unwanted && socket::is_listening_stream(fd.as_fd())
+        };
+        let in_the_way: Vec<_> = self.listeners.iter().filter(is_in_the_way).collect();
+        in_the_way.iter().for_each(|fd| ends::hang_up(fd.as_fd()));
+        !in_the_way.is_empty()
     }
 }
 

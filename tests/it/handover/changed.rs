@@ -60,6 +60,22 @@ fn a_listener_may_be_added_and_taken_away() {
 }
 
 #[test]
+fn a_listener_may_become_one_that_overlaps_it() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let everywhere = format!("0.0.0.0:{}", port.address().rsplit_once(':').unwrap().1);
+    let config = |listen| Setup::new(&(ALWAYS.to_owned() + &proxy("p", &[listen], &upstream.address)));
+    let mut store = Store::start(config(&everywhere));
+    store.wait_count(LISTENER, 1);
+    let held = pair(port.address(), &upstream);
+    for listen in [port.address(), &everywhere, port.address()] {
+        store.restart(config(listen));
+        drop(pair(port.address(), &upstream));
+        store.wait_count(LISTENER, 1);
+        talk(&held.0, &held.1);
+    }
+}
+
+#[test]
 fn a_listener_may_change_its_proxy() {
     let (ports, upstreams) = ([Port::reserve(), Port::reserve()], [Listener::new(), Listener::new()]);
     let config = |first: usize, second: usize| {
