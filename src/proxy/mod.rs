@@ -28,6 +28,6 @@ mod worker;
 
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
-pub use stats::Totals;
+pub use stats::{Distribution, Totals};
 pub use upstream::Upstream;
 pub use worker::run as run_worker;
