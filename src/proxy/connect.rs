@@ -238,13 +238,13 @@ impl Worker {
 }
 
 /// Errors of connect(2) that speak of this machine and not of the upstream.
-fn is_scarcity(errno: Errno) -> bool {
+pub(super) fn is_scarcity(errno: Errno) -> bool {
     use Errno::*;
     matches!(errno, EMFILE | ENFILE | ENOBUFS | ENOMEM)
 }
 
 /// There is no way to this upstream now, but soon again and to others at once: no local port is
 /// left, or the backlog of a UNIX listener is full (EAGAIN).
-fn is_crowded(errno: Errno) -> bool {
+pub(super) fn is_crowded(errno: Errno) -> bool {
     matches!(errno, Errno::EADDRNOTAVAIL | Errno::EAGAIN)
 }
