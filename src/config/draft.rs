@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::files::ConfigFile;
 use super::place::{At, Report, Source};
 use super::{
-    Check, Config, Daemon, Drain, Errors, Handover, ListenAddress, MetricsAddress, OnRestart, Protocol, Proxy,
-    SendProxy, UpstreamAddress,
+    Check, Config, Daemon, Drain, Errors, Handover, ListenAddress, MetricsAddress, OnRestart, Protocol,
+    Proxy, SendProxy, UpstreamAddress,
 };
 use super::{check, read};
 

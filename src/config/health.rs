@@ -124,7 +124,8 @@ mod tests {
         assert_eq!(read("{}"), Ok(default.clone()));
         assert_eq!(read("{ interval = \"1s\" }"), Ok(Check { interval: s(1), timeout: s(1), ..default }));
         let whole = r#"{ http = "/health?full=1", host = "app.example.org:80", interval = "1m", timeout = "10s", rise = 1, fall = 100 }"#;
-        let http = HttpCheck { path: "/health?full=1".to_owned(), host: Some("app.example.org:80".to_owned()) };
+        let http =
+            HttpCheck { path: "/health?full=1".to_owned(), host: Some("app.example.org:80".to_owned()) };
         assert_eq!(
             read(whole),
             Ok(Check { interval: s(60), timeout: s(10), rise: 1, fall: 100, http: Some(http) })
@@ -182,8 +183,14 @@ mod tests {
             ("metrics = \"9130\"", "0.0.0.0:9130"),
             ("metrics = \"localhost:9130\"", "is a host name"),
             ("metrics = \"systemd:web\"", "for example \"127.0.0.1:9130\""),
-            ("metrics = \"0.0.0.0:80\"", "0.0.0.0:80 overlaps the listener 127.0.0.1:80 of web, at drained.toml:4"),
-            ("control = \"/run/a\"\nmetrics = \"unix:/run/a\"", "is the control socket, set at drained.toml:2"),
+            (
+                "metrics = \"0.0.0.0:80\"",
+                "0.0.0.0:80 overlaps the listener 127.0.0.1:80 of web, at drained.toml:4",
+            ),
+            (
+                "control = \"/run/a\"\nmetrics = \"unix:/run/a\"",
+                "is the control socket, set at drained.toml:2",
+            ),
         ] {
             let Errors(errors) = parse(&daemon(lines)).expect_err(lines);
             assert!(errors.len() == 1 && errors[0].contains(right), "{lines}: {errors:#?}");

@@ -130,7 +130,8 @@ fn a_full_configuration_is_read() {
         drain: Drain { lame_duck: s(2), deadline: s(120), deadline_on_shutdown: s(10), spread: s(3) },
         protocol: Protocol::Tcp,
     };
-    let daemon = Daemon { workers: Some(2), control: Some("/run/drained/control.sock".into()), metrics: None };
+    let daemon =
+        Daemon { workers: Some(2), control: Some("/run/drained/control.sock".into()), metrics: None };
     let handover = Handover { on_restart: OnRestart::Auto, crash_after: Some(s(1)) };
     assert_eq!(config, Config { daemon, handover, proxies: vec![api, web] });
 }

@@ -60,7 +60,8 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
     limits::make_room(FD_ROOM);
     let mut estate = adopt::estate(&mut passed);
     let (log, log_thread) = journal::open(level);
-    let result = serve(signals, config, began, (&log, log_thread.stats()), fd_limit, (&mut passed, &mut estate));
+    let result =
+        serve(signals, config, began, (&log, log_thread.stats()), fd_limit, (&mut passed, &mut estate));
     if result.is_err() {
         estate.give_back();
     }

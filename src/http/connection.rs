@@ -76,7 +76,9 @@ impl Connection {
         };
         let (page, head) = match asked {
             Asked::More => return Ok(Next::Wait),
-            Asked::Page { path, head } => (site.page(&path).unwrap_or_else(|| refusal(Status::NotFound)), head),
+            Asked::Page { path, head } => {
+                (site.page(&path).unwrap_or_else(|| refusal(Status::NotFound)), head)
+            }
             Asked::Wrong(status) => (refusal(status), false),
         };
         self.stage = Stage::Takes { answer: answer(&page, head), sent: 0 };
@@ -156,7 +158,10 @@ mod tests {
         let text = |page: &Page, head| String::from_utf8(answer(page, head)).expect("text");
         let page = Page::text(Status::Ok, "ok");
         let whole = text(&page, false);
-        assert!(whole.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{whole}");
+        assert!(
+            whole.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"),
+            "{whole}"
+        );
         assert!(whole.contains("\r\nContent-Length: 3\r\n") && whole.contains("\r\nConnection: close\r\n"));
         assert_eq!(text(&page, true) + "ok\n", whole);
         assert!(text(&refusal(Status::MethodNotAllowed), false).contains("\r\nAllow: GET, HEAD\r\n"));

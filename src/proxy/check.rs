@@ -111,7 +111,8 @@ impl Worker {
         for upstream in 0..count {
             let due = first + interval * upstream / count;
             let tally = Tally::new();
-            let check = Check { proxy, upstream: upstream as u16, tally, stage: Stage::Rests, due, wake_at: due };
+            let check =
+                Check { proxy, upstream: upstream as u16, tally, stage: Stage::Rests, due, wake_at: due };
             let key = self.table.insert(Entry::Check(check));
             self.timers.arm(due, key);
         }
@@ -126,7 +127,9 @@ impl Worker {
         let Some(Entry::Check(check)) = self.table.get_mut(key) else { return };
         match &check.stage {
             Stage::Rests => self.begin_check(key),
-            Stage::Connects(_) => self.check_found(key, Finding::Bad("no answer within its timeout".to_owned())),
+            Stage::Connects(_) => {
+                self.check_found(key, Finding::Bad("no answer within its timeout".to_owned()))
+            }
             Stage::Reads(_, answer) => {
                 let what = if answer.length == 0 { "no answer" } else { "half an answer" };
                 self.check_found(key, Finding::Bad(format!("{what} within its timeout")));
@@ -177,7 +180,9 @@ impl Worker {
                 Err(errno) => finding(errno),
             },
             Stage::Leaves(fd, thrown_away) => {
-                return if throw_away(fd, thrown_away) { self.rest(key) };
+                return if throw_away(fd, thrown_away) {
+                    self.rest(key)
+                };
             }
         };
         self.check_found(key, found);
@@ -200,9 +205,11 @@ impl Worker {
             Some(true) => info!(self.log, "upstream {} takes connections again: {} good checks in a row",
                 upstream.name, config.rise; Event::UpstreamUp,
                 "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone()),
-            Some(false) => warn!(self.log, "upstream {} does not take connections: {} failed checks in a row, the last one: {why}",
+            Some(false) => {
+                warn!(self.log, "upstream {} does not take connections: {} failed checks in a row, the last one: {why}",
                 upstream.name, config.fall; Event::UpstreamDown,
-                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone()),
+                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone())
+            }
             None => {}
         }
         match std::mem::replace(&mut check.stage, Stage::Rests) {
@@ -388,7 +395,10 @@ mod tests {
         let host = |host: Option<&str>, upstream| {
             let http = HttpCheck { path: "/up?x=1".to_owned(), host: host.map(str::to_owned) };
             let text = String::from_utf8(request(&http, upstream)).expect("text");
-            assert!(text.starts_with("GET /up?x=1 HTTP/1.1\r\nHost: ") && text.ends_with("close\r\n\r\n"), "{text}");
+            assert!(
+                text.starts_with("GET /up?x=1 HTTP/1.1\r\nHost: ") && text.ends_with("close\r\n\r\n"),
+                "{text}"
+            );
             text.lines().nth(1).map(str::to_owned)
         };
         assert_eq!(host(None, &tcp).as_deref(), Some("Host: [::1]:80"));

@@ -269,7 +269,8 @@ mod tests {
     use crate::control::status::{Adopted, Bytes, Connections, UpstreamStatus};
 
     fn figures() -> Figures {
-        let upstream = |address: &str, state| UpstreamStatus { address: address.to_owned(), state, connections: 2 };
+        let upstream =
+            |address: &str, state| UpstreamStatus { address: address.to_owned(), state, connections: 2 };
         let web = ProxyStatus {
             state: State::Running,
             protocol: "tcp".to_owned(),
