@@ -73,6 +73,10 @@ fn a_request_may_come_in_pieces_and_more_may_follow_it() {
     let (answer, ended) = read_to_end(&stream);
     let text = String::from_utf8(answer).unwrap();
     assert_eq!((text.matches("HTTP/1.1 200 OK").count(), ended), (1, Ended::Fin), "{text}");
+    // What comes after the answer is no reason for a reset, which would take back an answer that is under way.
+    (&stream).write_all(REQUEST).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(stream.take_error().unwrap().is_none(), "the server has reset the connection");
     // Half-closed after the request, as some clients do.
     let stream = connect(&served.address);
     (&stream).write_all(REQUEST).unwrap();
@@ -130,8 +134,9 @@ fn who_is_slow_has_the_patience_for_the_whole_request_and_delays_nobody() {
             assert!(asked.elapsed() < patience, "another client waited: {:?}", asked.elapsed());
             assert!(start.elapsed() < SOON);
         }
-        assert!(start.elapsed() >= patience, "{:?}", start.elapsed());
-        assert_eq!(read_to_end(&silent).0, b"");
+        let took = start.elapsed();
+        assert!(took >= patience && took < patience * 4, "{took:?}");
+        assert_eq!((read_to_end(&silent).0, read_to_end(&dripping).0), (Vec::new(), Vec::new()));
     });
 }
 
