@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::PollFlags;
 
@@ -81,7 +81,7 @@ impl Connection {
             }
             Asked::Wrong(status) => (refusal(status), false),
         };
-        self.stage = Stage::Takes { answer: answer(&page, head), sent: 0 };
+        self.stage = Stage::Takes { answer: answer(&page, head, SystemTime::now()), sent: 0 };
         self.deadline = answer_by;
         Ok(Next::Wait)
     }
@@ -138,12 +138,13 @@ fn refusal(status: Status) -> Page {
 }
 
 /// The bytes of an answer, which is the last of its connection.
-fn answer(page: &Page, head: bool) -> Vec<u8> {
+fn answer(page: &Page, head: bool, now: SystemTime) -> Vec<u8> {
     let allow = if page.status == Status::MethodNotAllowed { "Allow: GET, HEAD\r\n" } else { "" };
     let body = if head { "" } else { &page.body };
     let (status, kind, length) = (page.status.line(), page.content_type, page.body.len());
+    let date = httpdate::fmt_http_date(now);
     format!(
-        "HTTP/1.1 {status}\r\n{allow}Content-Type: {kind}\r\nContent-Length: {length}\r\n\
+        "HTTP/1.1 {status}\r\nDate: {date}\r\n{allow}Content-Type: {kind}\r\nContent-Length: {length}\r\n\
          Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}"
     )
     .into_bytes()
@@ -155,13 +156,12 @@ mod tests {
 
     #[test]
     fn an_answer_tells_its_length_and_that_it_is_the_last() {
-        let text = |page: &Page, head| String::from_utf8(answer(page, head)).expect("text");
+        let text =
+            |page: &Page, head| String::from_utf8(answer(page, head, SystemTime::UNIX_EPOCH)).expect("text");
         let page = Page::text(Status::Ok, "ok");
         let whole = text(&page, false);
-        assert!(
-            whole.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"),
-            "{whole}"
-        );
+        assert!(whole.starts_with("HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"), "{whole}");
+        assert!(whole.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{whole}");
         assert!(whole.contains("\r\nContent-Length: 3\r\n") && whole.contains("\r\nConnection: close\r\n"));
         assert_eq!(text(&page, true) + "ok\n", whole);
         assert!(text(&refusal(Status::MethodNotAllowed), false).contains("\r\nAllow: GET, HEAD\r\n"));
