@@ -10,6 +10,7 @@
 //! data:    listener -> worker (epoll) -> connection -> relay: socket -> pipe -> socket, both ways
 //! words:   every thread -> log thread -> journald;  life cycle -> notify thread -> systemd
 //! control: drainctl -> control socket -> control thread -> life cycle / workers
+//! figures: workers' counters -> metrics thread -> Prometheus; health checks of the one who asks
 //! ```
 //!
 //! A module imports only from rows below its own; a test checks it.
@@ -18,8 +19,8 @@
 //! bin/drained.rs bin/drainctl.rs        doors
 //! cli                                   arguments -> options
 //! daemon                                ordered startup, status
-//! proxy | control                       listeners, workers, relays | drainctl's socket
-//! handover                              ledger, parking lots, adoption
+//! proxy | control | http                listeners, workers, relays | drainctl's socket | metrics and health
+//! handover | server                     ledger, parking lots, adoption | a thread for small clients
 //! lifecycle                             the library: signals, cleanup, workers, exit, state
 //! systemd                               notify, listen fds, journal, manager
 //! sys                                   the only unsafe: pipes and splice, sockets, limits, clock
@@ -46,6 +47,10 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod handover;
 #[cfg(feature = "daemon")]
+pub mod http;
+#[cfg(feature = "daemon")]
 pub mod proxy;
+#[cfg(feature = "daemon")]
+pub mod server;
 
 pub use error::{Error, Exit, Result};

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{ListenAddress, UnixPath, UpstreamAddress};
+use super::{ListenAddress, MetricsAddress, UnixPath, UpstreamAddress};
 
 /// The longest path of a UNIX socket in bytes: sun_path less its closing NUL, see unix(7).
 const LONGEST_UNIX_PATH: usize = 107;
@@ -47,6 +47,17 @@ pub(super) fn upstream(text: &str) -> Result<UpstreamAddress, String> {
     Ok(UpstreamAddress::Tcp(address))
 }
 
+/// Where metrics are told.
+pub(super) fn metrics(text: &str) -> Result<MetricsAddress, String> {
+    match listen(text)? {
+        ListenAddress::Tcp(address) => Ok(MetricsAddress::Tcp(address)),
+        ListenAddress::Unix(path) => Ok(MetricsAddress::Unix(path)),
+        ListenAddress::Systemd(_) => Err(format!(
+            "{text:?}: sockets of systemd are for the listen of proxies alone: write for example \"127.0.0.1:9130\""
+        )),
+    }
+}
+
 /// The path of a UNIX socket in the file system.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
@@ -77,6 +88,15 @@ impl fmt::Display for UpstreamAddress {
         match self {
             UpstreamAddress::Tcp(address) => address.fmt(f),
             UpstreamAddress::Unix(path) => path.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(address) => address.fmt(f),
+            MetricsAddress::Unix(path) => path.fmt(f),
         }
     }
 }
@@ -309,6 +329,8 @@ mod tests {
             let error = upstream(text).expect_err(text);
             assert!(error.contains(right), "{text:?}: {error}");
         }
+        assert_eq!(metrics("[::1]:9130").map(|a| a.to_string()), Ok("[::1]:9130".to_string()));
+        assert!(metrics("systemd:web").is_err_and(|e| e.contains("\"127.0.0.1:9130\"")));
         let long = format!("unix:/{}", "x".repeat(107));
         assert!(listen(&long).is_err_and(|e| e.contains("107 at most")));
         assert!(listen(&format!("systemd:{}", "x".repeat(256))).is_err_and(|e| e.contains("255 at most")));

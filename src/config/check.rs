@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use super::draft::{Draft, ProxyDraft};
 use super::place::{At, Place, Report};
-use super::{ListenAddress, MOST_UPSTREAMS, UnixPath, UpstreamAddress, duration};
+use super::{ListenAddress, MOST_UPSTREAMS, MetricsAddress, UnixPath, UpstreamAddress, duration};
 
 pub(super) fn all(draft: &mut Draft, report: &mut Report) {
     // Tables are read in the order of their names; errors shall name the later place of two.
     draft.proxies.sort_by(|a, b| a.name.place.cmp(&b.name.place));
     listeners(draft, report);
+    metrics(draft, report);
     upstreams(&draft.proxies, report);
     loops(&draft.proxies, report);
     spreads(draft, report);
@@ -30,6 +31,27 @@ fn listeners(draft: &Draft, report: &mut Report) {
             let place = &control.place;
             report.error(&at.place, format!("listen: {} is the control socket, set at {place}", at.value));
         }
+    }
+}
+
+/// The metrics have an address of their own.
+fn metrics(draft: &Draft, report: &mut Report) {
+    let Some(At { place, value: metrics }) = &draft.metrics else { return };
+    let address = match metrics {
+        MetricsAddress::Tcp(address) => ListenAddress::Tcp(*address),
+        MetricsAddress::Unix(path) => ListenAddress::Unix(path.clone()),
+    };
+    for proxy in &draft.proxies {
+        if let Some(first) = listen(proxy).find(|listen| overlap(&listen.value, &address)) {
+            let (name, at) = (&proxy.name.value, &first.place);
+            let text = format!("metrics: {metrics} overlaps the listener {} of {name}, at {at}", first.value);
+            report.error(place, text);
+        }
+    }
+    if let (Some(control), ListenAddress::Unix(UnixPath::Path(path))) = (&draft.control, &address)
+        && *path == control.value
+    {
+        report.error(place, format!("metrics: {metrics} is the control socket, set at {}", control.place));
     }
 }
 

@@ -152,6 +152,10 @@ impl<'a> Table<'a> {
         }
     }
 
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     fn get(&self, key: &str) -> Option<(Place, &'a DeValue<'a>)> {
         let (_, value) = self.keys.iter().find(|(name, _)| name.get_ref() == key)?;
         Some((self.source.place(value.span().start), value.get_ref()))

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::files::ConfigFile;
 use super::place::{At, Report, Source};
 use super::{
-    Config, Daemon, Drain, Errors, Handover, ListenAddress, OnRestart, Protocol, Proxy, SendProxy,
-    UpstreamAddress,
+    Check, Config, Daemon, Drain, Errors, Handover, ListenAddress, MetricsAddress, OnRestart, Protocol,
+    Proxy, SendProxy, UpstreamAddress,
 };
 use super::{check, read};
 
@@ -35,6 +35,7 @@ pub(super) fn build(files: &[ConfigFile]) -> Result<Config, Errors> {
 pub(super) struct Draft {
     pub(super) workers: Option<At<u32>>,
     pub(super) control: Option<At<PathBuf>>,
+    pub(super) metrics: Option<At<MetricsAddress>>,
     pub(super) drain: DrainDraft,
     pub(super) on_restart: Option<At<OnRestart>>,
     pub(super) crash_after: Option<At<Option<Duration>>>,
@@ -59,6 +60,7 @@ pub(super) struct ProxyDraft {
     pub(super) idle_timeout: Duration,
     pub(super) max_connections: u32,
     pub(super) send_proxy: SendProxy,
+    pub(super) check: Option<Check>,
     pub(super) drain: DrainDraft,
 }
 
@@ -70,6 +72,7 @@ impl Draft {
         }
         let workers = self.workers.map(|workers| workers.value as usize);
         let control = self.control.map(|control| control.value);
+        let metrics = self.metrics.map(|metrics| metrics.value);
         let mut proxies: Vec<Proxy> =
             self.proxies.into_iter().map(|proxy| proxy.into_proxy(&self.drain)).collect();
         proxies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -78,7 +81,7 @@ impl Draft {
             on_restart: self.on_restart.map_or(by_default.on_restart, |at| at.value),
             crash_after: self.crash_after.map_or(by_default.crash_after, |at| at.value),
         };
-        Ok(Config { daemon: Daemon { workers, control }, handover, proxies })
+        Ok(Config { daemon: Daemon { workers, control, metrics }, handover, proxies })
     }
 }
 
@@ -113,6 +116,7 @@ impl ProxyDraft {
             idle_timeout: Duration::ZERO,
             max_connections: 0,
             send_proxy: SendProxy::Off,
+            check: None,
             drain: DrainDraft::default(),
         }
     }
@@ -128,6 +132,7 @@ impl ProxyDraft {
             idle_timeout: Some(self.idle_timeout).filter(|t| !t.is_zero()),
             max_connections: Some(self.max_connections).filter(|n| *n > 0),
             send_proxy: self.send_proxy,
+            check: self.check,
             drain,
         }
     }

@@ -15,6 +15,7 @@ mod document;
 mod draft;
 mod duration;
 mod files;
+mod health;
 mod place;
 mod read;
 
@@ -58,6 +59,8 @@ pub struct Daemon {
     pub workers: Option<usize>,
     /// None: $RUNTIME_DIRECTORY/control.sock, and no control socket where that is not set.
     pub control: Option<PathBuf>,
+    /// Where metrics and health are told. None: nowhere.
+    pub metrics: Option<MetricsAddress>,
 }
 
 /// [proxy.NAME].
@@ -79,6 +82,8 @@ pub struct Proxy {
     pub max_connections: Option<u32>,
     /// Whether upstreams are told the client's address.
     pub send_proxy: SendProxy,
+    /// How its upstreams are looked at, beside the connections of clients. None: they are not.
+    pub check: Option<Check>,
     /// How a stop of it goes.
     pub drain: Drain,
 }
@@ -96,6 +101,7 @@ impl Proxy {
             idle_timeout: None,
             max_connections: None,
             send_proxy: SendProxy::Off,
+            check: None,
             drain: Drain::default(),
         }
     }
@@ -171,6 +177,39 @@ pub enum UpstreamAddress {
     Tcp(SocketAddr),
     /// `unix:/path` or `unix:@name`.
     Unix(UnixPath),
+}
+
+/// Where metrics and health are told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MetricsAddress {
+    /// `IP:PORT`. With a port of 0 the kernel chooses one.
+    Tcp(SocketAddr),
+    /// `unix:/path` or `unix:@name`.
+    Unix(UnixPath),
+}
+
+/// How the upstreams of a proxy are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// From one to the next, 100 ms to 24 h.
+    pub interval: Duration,
+    /// How long one may take, 1 ms to `interval`.
+    pub timeout: Duration,
+    /// So many good ones in a row and it is up, 1 to 100.
+    pub rise: u32,
+    /// So many bad ones in a row and it is down, 1 to 100.
+    pub fall: u32,
+    /// What is asked for once it is connected. None: nothing.
+    pub http: Option<HttpCheck>,
+}
+
+/// A GET of HTTP, good with an answer of 2xx or 3xx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// From the slash on: printable ASCII without blanks.
+    pub path: String,
+    /// The same. None: the upstream's address.
+    pub host: Option<String>,
 }
 
 /// `unix:/path`, or `unix:@name` in the abstract namespace, see unix(7). At most 107 bytes.

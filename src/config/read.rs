@@ -11,11 +11,12 @@ use super::address;
 use super::document::{Table, kind, suggest};
 use super::draft::{Draft, DrainDraft, ProxyDraft};
 use super::duration;
+use super::health;
 use super::place::{At, Report, Source};
 use super::{OnRestart, Protocol, SendProxy};
 
 const TOP_KEYS: &[&str] = &["daemon", "drain", "handover", "proxy"];
-const DAEMON_KEYS: &[&str] = &["workers", "control"];
+const DAEMON_KEYS: &[&str] = &["workers", "control", "metrics"];
 const DRAIN_KEYS: &[&str] = &["lame_duck", "deadline", "deadline_on_shutdown", "spread"];
 const PROXY_KEYS: &[&str] = &[
     "listen",
@@ -25,12 +26,12 @@ const PROXY_KEYS: &[&str] = &[
     "idle_timeout",
     "max_connections",
     "send_proxy",
+    "check",
     "drain",
 ];
 const PROTOCOLS: &[&str] = &["tcp"];
 
 /// Of the fixed interface, and not done by this version: told, never silently ignored.
-const LATER_DAEMON_KEYS: &[&str] = &["metrics"];
 const HANDOVER_KEYS: &[&str] = &["on_restart", "crash_after"];
 const LATER_PROXY_KEYS: &[&str] = &["hold"];
 const LATER_PROTOCOLS: &[&str] = &["http1", "http2", "postgres", "redis", "mqtt", "smtp", "imap"];
@@ -94,12 +95,15 @@ fn read_top(file: &Table<'_>, draft: &mut Draft, report: &mut Report) {
         }
     }
     if let Some(table) = file.table("daemon", "[daemon]", report) {
-        table.check_keys(DAEMON_KEYS, LATER_DAEMON_KEYS, report);
+        table.check_keys(DAEMON_KEYS, &[], report);
         let workers = table.integer("workers", 1..=MOST_WORKERS, report);
         set_once("workers", &mut draft.workers, workers, report);
         let control = table.string("control", report);
         let control = control.and_then(|at| judge("control", at, report, address::socket_path));
         set_once("control", &mut draft.control, control, report);
+        let metrics = table.string("metrics", report);
+        let metrics = metrics.and_then(|at| judge("metrics", at, report, address::metrics));
+        set_once("metrics", &mut draft.metrics, metrics, report);
     }
     if let Some(table) = file.table("drain", "[drain]", report) {
         let DrainDraft { lame_duck, deadline, deadline_on_shutdown, spread } = read_drain(&table, report);
@@ -203,6 +207,9 @@ fn read_proxy(name: At<String>, table: &Table<'_>, report: &mut Report) -> Proxy
         table.string("send_proxy", report).and_then(|at| judge("send_proxy", at, report, send_proxy))
     {
         proxy.send_proxy = at.value;
+    }
+    if let Some(check) = table.table("check", format!("check of {}", table.name()), report) {
+        proxy.check = Some(health::check(&check, report));
     }
     if let Some(drain) = table.table("drain", format!("drain of {}", table.name()), report) {
         proxy.drain = read_drain(&drain, report);

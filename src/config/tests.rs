@@ -46,7 +46,7 @@ fn the_shipped_configuration_has_no_proxy_and_shows_the_defaults() {
     let shown = parse(&shipped_uncommented()).expect("valid with every setting");
     let [web] = &shown.proxies[..] else { panic!("one proxy") };
     let least = parse(
-        "[proxy.web]\nlisten = \"127.0.0.1:80\"\nupstream = [\"127.0.0.1:8000\", \"127.0.0.1:8001\"]\n",
+        "[proxy.web]\nlisten = \"127.0.0.1:80\"\nupstream = [\"127.0.0.1:8000\", \"127.0.0.1:8001\"]\ncheck = {}\n",
     );
     assert_eq!(*web, least.expect("valid").proxies[0]);
     assert_eq!(web.drain, Drain::default());
@@ -107,6 +107,7 @@ fn a_full_configuration_is_read() {
         idle_timeout: None,
         max_connections: None,
         send_proxy: SendProxy::Off,
+        check: None,
         drain: Drain { lame_duck: s(1), deadline: s(60), deadline_on_shutdown: s(10), spread: s(3) },
     };
     let web = Proxy {
@@ -125,10 +126,12 @@ fn a_full_configuration_is_read() {
         idle_timeout: Some(s(3600)),
         max_connections: Some(1000),
         send_proxy: SendProxy::V2,
+        check: None,
         drain: Drain { lame_duck: s(2), deadline: s(120), deadline_on_shutdown: s(10), spread: s(3) },
         protocol: Protocol::Tcp,
     };
-    let daemon = Daemon { workers: Some(2), control: Some("/run/drained/control.sock".into()) };
+    let daemon =
+        Daemon { workers: Some(2), control: Some("/run/drained/control.sock".into()), metrics: None };
     let handover = Handover { on_restart: OnRestart::Auto, crash_after: Some(s(1)) };
     assert_eq!(config, Config { daemon, handover, proxies: vec![api, web] });
 }
@@ -189,11 +192,6 @@ fn each_mistake_is_one_clear_line_at_its_place() {
         ("send_proxy = \"v3\"", "4:14", "off, v1 and v2 are possible"),
         ("send_proxy = true", "4:14", "write a string"),
         // Not yet.
-        (
-            "[daemon]\nmetrics = \"127.0.0.1:9130\"",
-            "5:1",
-            "metrics in [daemon] is not available in this version",
-        ),
         (
             "[handover]\ncrash_after = \"1\"",
             "5:15",

@@ -4,6 +4,7 @@
 //! most one request and one answer.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,7 @@ use nix::poll::PollFlags;
 
 use super::operator::{Asked, Operator, Reply, Who};
 use super::protocol::{self, Call, LONGEST_REQUEST};
-use super::server::Wake;
-
-/// What becomes of a client after it was worked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Wait,
-    Close,
-}
+use crate::server::{Client, Next, Wake};
 
 pub(super) struct Connection {
     stream: UnixStream,
@@ -39,33 +33,6 @@ impl Connection {
         let (request, answer, who) = (Vec::new(), Vec::new(), Who::of(&stream));
         let (asked, deadline) = (None, now + patience);
         Connection { stream, who, patience, deadline, request, asked, answer, sent: 0, last: false }
-    }
-
-    pub(super) fn stream(&self) -> &UnixStream {
-        &self.stream
-    }
-
-    /// When the client is closed if no request or answer is whole by then.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// While an answer is waited for, nothing but the end of the client.
-    pub(super) fn wants(&self) -> PollFlags {
-        match &self.asked {
-            Some(_) => PollFlags::empty(),
-            None if self.answer.is_empty() => PollFlags::POLLIN,
-            None => PollFlags::POLLOUT,
-        }
-    }
-
-    /// True if there is something to do of which nothing on the socket tells: a whole request was read with
-    /// the one before it, or the answer has come.
-    pub(super) fn has_work(&mut self) -> bool {
-        match &mut self.asked {
-            Some(asked) => asked.is_answered(),
-            None => self.answer.is_empty() && self.request.contains(&b'\n'),
-        }
     }
 
     /// Does what can be done without blocking, for one request.
@@ -159,5 +126,34 @@ impl Connection {
             self.deadline = now + self.patience;
         }
         Ok(Next::Wait)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Client for Connection {
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// While an answer is waited for, nothing but the end of the client.
+    fn wants(&self) -> PollFlags {
+        match &self.asked {
+            Some(_) => PollFlags::empty(),
+            None if self.answer.is_empty() => PollFlags::POLLIN,
+            None => PollFlags::POLLOUT,
+        }
+    }
+
+    /// A whole request was read with the one before it, or the answer has come.
+    fn has_work(&mut self) -> bool {
+        match &mut self.asked {
+            Some(asked) => asked.is_answered(),
+            None => self.answer.is_empty() && self.request.contains(&b'\n'),
+        }
     }
 }

@@ -9,7 +9,6 @@ pub mod operator;
 pub mod protocol;
 pub mod screen;
 pub mod server;
-mod socket;
 pub mod status;
 
 pub use operator::Operator;

@@ -7,7 +7,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use serde::Serialize;
 
 use super::protocol::{self, Call};
-use super::server::Wake;
+use crate::server::Wake;
 
 /// The daemon, as its clients see it.
 pub trait Operator: Send + 'static {

@@ -3,6 +3,7 @@
 pub mod demo;
 mod handover;
 mod intent;
+pub mod metrics;
 mod operator;
 mod report;
 mod stop;
@@ -29,7 +30,7 @@ use crate::handover::adopt::{self, Estate};
 use crate::lifecycle::{BlockedSignals, Handle, Lifecycle, Outcome, State, StopLevel};
 use crate::proxy::{self, Fleet};
 use crate::sys::limits;
-use crate::systemd::journal;
+use crate::systemd::journal::{self, LogStats};
 use crate::systemd::listen_fds::{self, PassedFd};
 use crate::{Exit, Result};
 
@@ -59,7 +60,8 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
     limits::make_room(FD_ROOM);
     let mut estate = adopt::estate(&mut passed);
     let (log, log_thread) = journal::open(level);
-    let result = serve(signals, config, began, &log, fd_limit, (&mut passed, &mut estate));
+    let result =
+        serve(signals, config, began, (&log, log_thread.stats()), fd_limit, (&mut passed, &mut estate));
     if result.is_err() {
         estate.give_back();
     }
@@ -72,11 +74,12 @@ fn serve(
     signals: BlockedSignals,
     config: Config,
     began: Instant,
-    log: &Logger,
+    (log, log_stats): (&Logger, LogStats),
     fd_limit: u64,
     left: (&mut Vec<PassedFd>, &mut Estate),
 ) -> Result<Outcome> {
     let (passed, estate) = left;
+    let endpoint = metrics::bind(&config.daemon.metrics)?;
     let workers = config.daemon.workers.unwrap_or_else(cores);
     let mut fleet = Fleet::open(&config, workers, fd_limit, HURRY, passed, estate)?;
     let mut life = Lifecycle::new(signals, log.clone());
@@ -93,6 +96,9 @@ fn serve(
     }
 
     life.hurry(HURRY + GRACE);
+    if let Some(endpoint) = endpoint {
+        metrics::start(endpoint, &mut life, &fleet, log_stats, log)?;
+    }
     let control = start_control(&config, &fleet, &life.handle(), log)?;
     let stop = Stop::new(&fleet, life.handle(), config.handover.on_restart);
     start_workers(&mut life, &fleet, &stop, log);

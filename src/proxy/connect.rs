@@ -17,6 +17,7 @@ use super::worker::{Entry, RETRY_SCARCE, SOCKET_EVENTS, Worker};
 use crate::config::SendProxy;
 use crate::event::Event;
 use crate::fault;
+use crate::sys::clock::Tick;
 use crate::sys::socket::{self, Connecting, Peer};
 
 impl Worker {
@@ -34,6 +35,7 @@ impl Worker {
                 None => return self.arm(key, again),
             };
             let upstream = &proxy.upstreams[index];
+            let began = Tick::now();
             let (fd, decided) = match socket::start_connect(&upstream.address) {
                 Ok(Connecting::Done(fd)) => (fd, true),
                 Ok(Connecting::Pending(fd)) => (fd, false),
@@ -59,6 +61,7 @@ impl Worker {
             connection.tried.add(index);
             let until = self.now + proxy.config.connect_timeout.as_millis() as u64;
             connection.connect_until = Some(until);
+            connection.connect_began = began;
             let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Server).to_bits());
             let watched = self.epoll.add(&fd, event);
             connection.server = Some(fd);
@@ -130,6 +133,8 @@ impl Worker {
         }
         connection.connect_until = None;
         connection.last = now;
+        let took = connection.connect_began.until(Tick::now());
+        proxy.counters[self.index].connects.add_connect(took);
         // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
         connection.to_upstream.flow.sink_ready();
         connection.to_client.flow.source_ready();
@@ -233,13 +238,13 @@ impl Worker {
 }
 
 /// Errors of connect(2) that speak of this machine and not of the upstream.
-fn is_scarcity(errno: Errno) -> bool {
+pub(super) fn is_scarcity(errno: Errno) -> bool {
     use Errno::*;
     matches!(errno, EMFILE | ENFILE | ENOBUFS | ENOMEM)
 }
 
 /// There is no way to this upstream now, but soon again and to others at once: no local port is
 /// left, or the backlog of a UNIX listener is full (EAGAIN).
-fn is_crowded(errno: Errno) -> bool {
+pub(super) fn is_crowded(errno: Errno) -> bool {
     matches!(errno, Errno::EADDRNOTAVAIL | Errno::EAGAIN)
 }

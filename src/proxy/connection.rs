@@ -12,6 +12,7 @@ use super::portable::NO_SLOT;
 use super::upstream::Tried;
 use crate::fault;
 use crate::handover::record::{Flags, Live, Slot, Way};
+use crate::sys::clock::Tick;
 use crate::sys::ends;
 use crate::sys::socket::{self, Peer};
 
@@ -28,6 +29,8 @@ pub struct Connection {
     pub tried: Tried,
     /// Until when an upstream must be found; None once it is.
     pub connect_until: Option<u64>,
+    /// When the connect that is pending began.
+    pub connect_began: Tick,
     pub to_upstream: Half,
     pub to_client: Half,
     pub opened: u64,
@@ -83,6 +86,7 @@ impl Connection {
             upstream: None,
             tried: Tried::default(),
             connect_until: None,
+            connect_began: Tick::default(),
             to_upstream: Half::default(),
             to_client: Half::default(),
             opened,

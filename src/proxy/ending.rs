@@ -1,5 +1,7 @@
 //! How connections end on a worker: by themselves, by the drain, or cut.
 
+use std::time::Duration;
+
 use slog::{debug, info, warn};
 
 use super::connection::Connection;
@@ -167,6 +169,9 @@ impl Worker {
             End::Failed => counters.failed.add(1),
             End::Done | End::Goodbye if draining => counters.drained.add(1),
             End::Done | End::Goodbye | End::Broken | End::Idle => {}
+        }
+        if connection.connect_until.is_none() {
+            counters.lives.add_life(Duration::from_millis(self.now.saturating_sub(connection.opened)));
         }
         let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
         if let Some(upstream) = upstream {

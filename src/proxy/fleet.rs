@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::listener::{self, Left, Listener};
 use super::means::Item;
-use super::stats::{Counters, Totals};
+use super::stats::{Counters, Distribution, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
 use crate::handover::adopt::{Adopted, Estate};
@@ -201,6 +201,11 @@ impl Fleet {
     /// Connections that have ended since the stop began, however they did.
     pub fn ended_in_stop(&self) -> u64 {
         self.ended_in_stop.load(Relaxed)
+    }
+
+    /// The stop has begun.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
     }
 
     /// How many workers share it.
@@ -415,6 +420,16 @@ impl Proxy {
     /// The sums of what all workers counted.
     pub fn totals(&self) -> Totals {
         Totals::of(&self.counters)
+    }
+
+    /// How long connects to its upstreams took.
+    pub fn connects(&self) -> Distribution {
+        Distribution::of_connects(&self.counters)
+    }
+
+    /// How long its connections lived that have ended.
+    pub fn lives(&self) -> Distribution {
+        Distribution::of_lives(&self.counters)
     }
 
     /// Its drain has begun.

@@ -231,6 +231,7 @@ impl Worker {
     /// Gives a connection its place here.
     fn take_in(&mut self, placed: Placed) -> Key {
         let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
+        self.counters(proxy).adopted.add(1);
         let shared = &self.fleet.proxies[usize::from(proxy)];
         // Who has none yet gets one below.
         let upstream = upstream.filter(|_| adopted.server.is_some());

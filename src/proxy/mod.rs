@@ -4,6 +4,7 @@
 //! byte of a peer enters user memory: it moves by splice(2) from socket to pipe to socket.
 
 mod accept;
+mod check;
 mod connect;
 mod connection;
 mod drain;
@@ -28,6 +29,6 @@ mod worker;
 
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
-pub use stats::Totals;
+pub use stats::{Distribution, Totals};
 pub use upstream::Upstream;
 pub use worker::run as run_worker;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_PROXY: u8 = 0x21;
+const V2_LOCAL: u8 = 0x20;
 
 /// The header of version 1, one line of text.
 pub fn v1(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
@@ -39,6 +40,13 @@ pub fn v2(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
         }
         _ => header.extend([0x00, 0, 0]),
     }
+    header
+}
+
+/// The header of version 2 for a connection of the proxy itself, which is no client's.
+pub fn v2_local() -> Vec<u8> {
+    let mut header = V2_SIGNATURE.to_vec();
+    header.extend([V2_LOCAL, 0, 0, 0]);
     header
 }
 
@@ -84,5 +92,6 @@ mod tests {
         let v6 = v2(pair("[2001:db8::1]:5000", "[2001:db8::2]:80"));
         assert_eq!((v6[13], v6.len()), (0x21, 16 + 36));
         assert_eq!(v2(None)[12..], [0x21, 0, 0, 0]);
+        assert_eq!(v2_local()[12..], [0x20, 0, 0, 0]);
     }
 }

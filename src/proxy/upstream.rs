@@ -4,7 +4,7 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::sys::socket::Address;
 
@@ -20,13 +20,19 @@ pub struct Upstream {
     /// As the configuration has it.
     pub name: String,
     active: AtomicU32,
-    down: AtomicBool,
+    /// What speaks against it.
+    against: AtomicU8,
 }
+
+/// The last connect to it failed.
+const UNREACHABLE: u8 = 1;
+/// Its checks fail.
+const UNHEALTHY: u8 = 2;
 
 impl Upstream {
     /// One that counts as up until a connect says otherwise.
     pub fn new(address: Address, name: String) -> Upstream {
-        Upstream { address, name, active: AtomicU32::new(0), down: AtomicBool::new(false) }
+        Upstream { address, name, active: AtomicU32::new(0), against: AtomicU8::new(0) }
     }
 
     /// Connections that go there, those that are being made included.
@@ -34,9 +40,9 @@ impl Upstream {
         self.active.load(Relaxed)
     }
 
-    /// Whether the last connect to it succeeded.
+    /// Whether the last connect to it succeeded, and its checks do where it has some.
     pub fn is_up(&self) -> bool {
-        !self.down.load(Relaxed)
+        self.against.load(Relaxed) == 0
     }
 
     /// A connection goes there, or is tried.
@@ -49,9 +55,25 @@ impl Upstream {
         self.active.fetch_sub(1, Relaxed);
     }
 
-    /// Notes whether it takes connections; true if that is news.
+    /// Notes whether it takes connections; true if it is up or down by that.
     pub fn set_up(&self, up: bool) -> bool {
-        self.down.swap(!up, Relaxed) == up
+        self.set(UNREACHABLE, !up)
+    }
+
+    /// Notes what its checks say; true if it is up or down by that. So many good ones show that it takes
+    /// connections too.
+    pub fn set_healthy(&self, healthy: bool) -> bool {
+        self.set(if healthy { UNHEALTHY | UNREACHABLE } else { UNHEALTHY }, !healthy)
+    }
+
+    fn set(&self, what: u8, against: bool) -> bool {
+        match against {
+            true => self.against.fetch_or(what, Relaxed) == 0,
+            false => {
+                let before = self.against.fetch_and(!what, Relaxed);
+                before != 0 && before & !what == 0
+            }
+        }
     }
 }
 
@@ -112,6 +134,17 @@ mod tests {
         assert_eq!(pick(&ups, Tried::default(), 1), Some(2));
         ups[2].enter();
         assert_eq!(pick(&ups, Tried::default(), 1), Some(0));
+    }
+
+    #[test]
+    fn an_upstream_is_up_where_neither_clients_nor_checks_speak_against_it() {
+        let up = &three()[0];
+        assert!(up.set_healthy(false) && !up.is_up());
+        // Clients are tried with it where there is no other: what they meet is no news while it is down.
+        assert!(!up.set_up(false) && !up.set_up(true) && !up.is_up());
+        assert!(up.set_healthy(true) && up.is_up());
+        assert!(up.set_up(false) && !up.set_healthy(false));
+        assert!(up.set_healthy(true) && up.is_up(), "a connect has succeeded");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use slog::{Logger, debug};
 
 use super::accept::Door;
+use super::check::Check;
 use super::connection::{Connection, Turn};
 use super::drain::{Goodbye, Plan, QUIET_AFTER};
 use super::ending::{End, Failures};
@@ -60,6 +61,8 @@ pub(super) enum Entry {
     Connection(Connection),
     /// A background try whether an upstream that is down takes connections again.
     Probe(Probe),
+    /// The checks of an upstream.
+    Check(Check),
 }
 
 pub(super) struct Worker {
@@ -146,6 +149,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     worker.drain_departed();
     worker.adopt_all();
     worker.open_doors()?;
+    worker.begin_checks();
     worker.work(stop)
 }
 
@@ -200,6 +204,7 @@ impl Worker {
         }
         self.timers.retain(|at, key| match self.table.get_mut(key) {
             Some(Entry::Connection(connection)) => connection.wake_at == at,
+            Some(Entry::Check(check)) => check.wake_at == at,
             Some(Entry::Probe(_)) => true,
             None => false,
         });
@@ -248,6 +253,7 @@ impl Worker {
         let connection = match self.table.get_mut(key) {
             Some(Entry::Connection(connection)) => connection,
             Some(Entry::Probe(_)) => return self.probe_decided(key),
+            Some(Entry::Check(_)) => return self.check_ready(key),
             None => return,
         };
         if side == Side::Server && connection.connect_until.is_some() {
@@ -346,6 +352,7 @@ impl Worker {
     fn timer(&mut self, at: u64, key: Key) {
         match self.table.get_mut(key) {
             Some(Entry::Probe(_)) => self.probe_due(key),
+            Some(Entry::Check(check)) if check.wake_at == at => self.check_due(key),
             Some(Entry::Connection(connection)) if connection.wake_at == at => {
                 connection.wake_at = u64::MAX;
                 match connection.connect_until {

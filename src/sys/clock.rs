@@ -14,6 +14,30 @@ pub fn monotonic_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_millis() as u64)
 }
 
+/// An instant in few bytes, for what takes no longer than 29 hours: a number of 25 microseconds of
+/// CLOCK_MONOTONIC that begins anew when it is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick(u32);
+
+impl Tick {
+    const MICROS: u128 = 25;
+
+    /// The one of this instant.
+    pub fn now() -> Tick {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        Tick::at(now)
+    }
+
+    fn at(time: Duration) -> Tick {
+        Tick((time.as_micros() / Tick::MICROS) as u32)
+    }
+
+    /// The time from this instant until `later`.
+    pub fn until(self, later: Tick) -> Duration {
+        Duration::from_micros(u64::from(later.0.wrapping_sub(self.0)) * Tick::MICROS as u64)
+    }
+}
+
 /// A time of day, shown as `12:03:04.123`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeOfDay {
@@ -56,6 +80,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_tick_may_pass_the_end_of_its_number() {
+        let full = Duration::from_micros((u64::from(u32::MAX) + 1) * 25);
+        let day = Duration::from_secs(24 * 60 * 60);
+        for (from, to) in [(Duration::ZERO, day), (full - day / 2, full + day / 2), (full, full)] {
+            assert_eq!(Tick::at(from).until(Tick::at(to)), to - from);
+        }
+    }
 
     #[test]
     fn shows_a_time_of_day() {

@@ -13,6 +13,7 @@
 //! - `journal`: the log thread against a fake journald.
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
+//! - `metrics`: metrics, health endpoints, and the active checks of upstreams.
 //! - `relay`: the daemon's relay, between clients and upstreams that the tests own.
 //! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
 //!   need root and packages: `make test` as root runs them.
@@ -33,6 +34,7 @@ mod handover;
 mod house;
 mod journal;
 mod lifecycle;
+mod metrics;
 mod peers;
 mod relay;
 mod support;

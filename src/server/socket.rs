@@ -1,4 +1,4 @@
-//! The control socket as a file: made with its mode from the first instant, removed by its maker.
+//! A socket as a file: made with its mode from the first instant, removed by its maker.
 //!
 //! A file that a dead daemon left is replaced; one that a live daemon answers on never is.
 
@@ -6,7 +6,6 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,20 +18,21 @@ use crate::{Error, Exit, Result};
 const BACKLOG: i32 = 64;
 
 /// Removes the socket's file when dropped, if it is still the one that was made here.
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
-/// Listens on `path`, without blocking. `mode` are the permission bits of the file.
+/// Listens on `path`, without blocking. `mode` are the permission bits of the file, `key` is the setting
+/// of [daemon] that it comes from.
 ///
 /// # Errors
 /// Where another daemon answers on `path`, where it is no socket, or where the system refuses.
-pub(super) fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
+pub fn listen(key: &str, path: &Path, mode: u32) -> Result<(OwnedFd, SocketFile)> {
     let failed =
-        |e: io::Error| Error::system(format!("cannot listen on the control socket {}", path.display()), e);
-    clear_stale(path)?;
+        |e: io::Error| Error::system(format!("cannot listen on the {key} socket {}", path.display()), e);
+    clear_stale(key, path)?;
     let fd = new_socket().map_err(|e| failed(e.into()))?;
     // The mode of the descriptor becomes that of the file in bind(2), less the umask: the file
     // never exists with a wider one. What the umask took is put back after it.
@@ -44,7 +44,7 @@ pub(super) fn listen(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     let backlog = Backlog::new(BACKLOG).map_err(|e| failed(e.into()))?;
     socket::listen(&fd, backlog).map_err(|e| failed(e.into()))?;
-    Ok((UnixListener::from(fd), file))
+    Ok((fd, file))
 }
 
 impl Drop for SocketFile {
@@ -57,30 +57,30 @@ impl Drop for SocketFile {
     }
 }
 
-fn clear_stale(path: &Path) -> Result<()> {
+fn clear_stale(key: &str, path: &Path) -> Result<()> {
     let shown = path.display();
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::system(format!("cannot look at the control socket {shown}"), e)),
+        Err(e) => return Err(Error::system(format!("cannot look at the {key} socket {shown}"), e)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(Error::new(
                 Exit::System,
-                format!("{shown} exists and is no socket: remove it, or set another path for control"),
+                format!("{shown} exists and is no socket: remove it, or set another path for {key}"),
             ));
         }
         Ok(_) => {}
     }
-    if answers(path).map_err(|e| Error::system(format!("cannot try the control socket {shown}"), e))? {
+    if answers(path).map_err(|e| Error::system(format!("cannot try the {key} socket {shown}"), e))? {
         return Err(Error::new(
             Exit::System,
             format!(
-                "another daemon answers on the control socket {shown}: stop it, or set another path for control"
+                "another daemon answers on the {key} socket {shown}: stop it, or set another path for {key}"
             ),
         ));
     }
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::system(format!("cannot remove the stale control socket {shown}"), e))
+            Err(Error::system(format!("cannot remove the stale {key} socket {shown}"), e))
         }
         _ => Ok(()),
     }
