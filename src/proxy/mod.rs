@@ -14,6 +14,7 @@ mod half;
 mod handing_over;
 mod keeping;
 mod listener;
+mod looking;
 mod means;
 mod pipes;
 mod portable;
@@ -26,8 +27,10 @@ mod timers;
 mod upstream;
 mod worker;
 
+pub use drain::Doing;
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
+pub use looking::{Looked, Row};
 pub use stats::Totals;
 pub use upstream::Upstream;
 pub use worker::run as run_worker;
