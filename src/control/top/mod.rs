@@ -167,7 +167,9 @@ impl Screen {
         terminal::disable_raw_mode()?;
         terminal::enable_raw_mode()?;
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
-        self.0.clear()
+        // Not clear(): it asks the terminal where the cursor is, and the answer would come as keys.
+        let size = self.0.size()?;
+        self.0.resize(size.into())
     }
 }
 

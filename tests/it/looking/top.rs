@@ -38,7 +38,7 @@ impl Operator for Playing {
             }
             call => {
                 self.drains.send(call).unwrap();
-                reply.ok(&());
+                reply.ok(&serde_json::json!({}));
             }
         }
     }
@@ -148,7 +148,7 @@ fn every_way_out_restores_the_terminal() {
 #[cfg(debug_assertions)]
 fn a_panic_is_told_on_a_restored_terminal() {
     let stage = Stage::new();
-    let top = stage.top_with(&[("DRAINED_TEST_FAULT", "top-panic:2")]);
+    let top = stage.top_with(&[("DRAINED_TEST_FAULT", "top-panic:2"), ("RUST_BACKTRACE", "0")]);
     let (status, text) = top.wait_end();
     assert_eq!(status.code(), Some(101));
     assert!(text.contains("a panic on purpose"), "{text}");
@@ -191,6 +191,7 @@ fn a_stopped_one_takes_the_terminal_back() {
     let mut top = stage.top();
     top.signal(Signal::SIGSTOP);
     top.signal(Signal::SIGCONT);
+    top.press("\x0c");
     top.press("/192.0.2.4");
     top.wait("it goes on", |text| text.contains("1 of 2 with") && !text.contains("192.0.2.3"));
     top.press("\r");
