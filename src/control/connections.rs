@@ -63,8 +63,10 @@ words! {
 
 words! {
     /// The order of the answer. Among equals the older connection comes first.
+    #[derive(Default)]
     Sort:
     /// The oldest first.
+    #[default]
     Age = "age",
     /// The longest silence first.
     Idle = "idle",
@@ -76,12 +78,6 @@ words! {
     Upstream = "upstream",
 }
 
-impl Default for Sort {
-    fn default() -> Sort {
-        Sort::Age
-    }
-}
-
 impl Sort {
     /// The one after it; after the last the first.
     pub fn next(self) -> Sort {
@@ -90,8 +86,9 @@ impl Sort {
     }
 }
 
-/// Which connections, and in which order. All that is given must fit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Which connections, and in which order: without anything all of them, the oldest first. All that is given must
+/// fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Query {
     /// The proxy's name.
@@ -114,21 +111,6 @@ pub struct Query {
     /// How many at the most. Beyond what an answer can hold the rest is left out as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-}
-
-impl Default for Query {
-    /// All, the oldest first.
-    fn default() -> Query {
-        Query {
-            proxy: None,
-            upstream: None,
-            client: None,
-            state: None,
-            text: None,
-            sort: Sort::Age,
-            limit: None,
-        }
-    }
 }
 
 /// The answer.
