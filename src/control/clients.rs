@@ -125,6 +125,7 @@ mod tests {
             ("2001:db8::/32", tcp("[2001:db8:ffff::7]:1"), true),
             ("2001:db8::/32", tcp("[2001:db9::7]:1"), false),
             ("[2001:db8::7]:1", tcp("[2001:db8::7]:1"), true),
+            ("::/0", tcp("192.0.2.7:1"), false),
             ("::/0", Peer::Unix(1), false),
             ("unix", Peer::Unix(1), true),
             ("unix", tcp("192.0.2.7:1"), false),
