@@ -15,6 +15,8 @@ use nix::sys::signal::Signal;
 use super::DRAINCTL;
 use crate::support::drained::{Drained, Setup, alone, pair, raise_descriptors, until};
 use crate::support::peers::{Listener, connect, serve_all, talk};
+use crate::support::scratch::Scratch;
+use crate::support::store::Store;
 
 fn control(drained: &Drained) -> PathBuf {
     drained.scratch.path("control.sock")
@@ -75,7 +77,7 @@ fn connections_are_chosen_ordered_and_cut_short() {
     let config = |name: &str, listen: &str, upstream: &Listener| {
         format!("[proxy.{name}]\nlisten = \"{listen}\"\nupstream = \"{}\"\n", upstream.address)
     };
-    let scratch = crate::support::scratch::Scratch::new();
+    let scratch = Scratch::new();
     let unix = format!("unix:{}", scratch.path("in.sock").display());
     let config = config("a", "127.0.0.1:0", &upstreams[0]) + &config("b", &unix, &upstreams[1]);
     let drained = Setup::new(&config).start();
@@ -234,4 +236,31 @@ fn a_worker_that_hangs_delays_the_answer_within_a_bound_and_is_told() {
         assert!(codes.is_subset(&[70, 69].into()), "{codes:?}");
     });
     drained.signal(Signal::SIGKILL);
+}
+
+#[test]
+fn a_connection_stays_the_same_over_a_restart() {
+    let (upstream, scratch) = (Listener::new(), Scratch::new());
+    let unix = format!("unix:{}", scratch.path("in.sock").display());
+    let setup = || {
+        let proxy = format!("[proxy.p]\nlisten = \"{unix}\"\nupstream = \"{}\"\n", upstream.address);
+        Setup::new(&format!("[handover]\non_restart = \"always\"\ncrash_after = \"0s\"\n{proxy}"))
+    };
+    let mut store = Store::start(setup());
+    let (client, server) = (connect(&unix), upstream.accept());
+    talk(&client, &server);
+    let look = |store: &Store| {
+        let path = store.scratch.path("control.sock");
+        let listing: Listing = client::call(&path, &Call::Connections(Query::default())).unwrap();
+        listing.connections
+    };
+    let before = look(&store);
+    let [Row { id, parked: true, bytes, .. }] = before[..] else { panic!("one, and parked: {before:?}") };
+    store.restart(setup());
+    let after = look(&store);
+    assert_eq!(after.len(), 1);
+    assert_eq!((after[0].id, after[0].bytes, after[0].parked), (id, bytes, true));
+    assert!(after[0].age_ms >= before[0].age_ms && after[0].age_ms < 60_000, "{after:?}");
+    talk(&client, &server);
+    assert_eq!(look(&store)[0].bytes.to_upstream, bytes.to_upstream + 10);
 }
