@@ -71,14 +71,28 @@ fn listing(fleet: &Fleet, looked: Looked, query: &Query) -> Listing {
     let matching = rows.len() as u64;
     sort(fleet, &mut rows, query.sort);
     rows.truncate(query.limit.unwrap_or(usize::MAX));
-    let mut left = LONGEST_REPLY - REST_OF_REPLY;
-    let mut room = |row: &connections::Row| {
-        // A character of a path takes six bytes at the most: as \u001b.
-        let needs = LONGEST_ROW + row.proxy.len() + row.upstream.as_ref().map_or(0, |name| 6 * name.len());
-        left.checked_sub(needs).map(|rest| left = rest).is_some()
-    };
-    let connections = rows.iter().map(|row| told(fleet, row)).take_while(&mut room).collect();
+    let told = rows.iter().map(|row| told(fleet, row));
+    let connections = as_many_as_fit(told, LONGEST_REPLY - REST_OF_REPLY);
     Listing { total, matching, silent_workers: silent as u64, connections }
+}
+
+/// Rows whose JSON takes `room` bytes at the most.
+fn as_many_as_fit(rows: impl Iterator<Item = connections::Row>, room: usize) -> Vec<connections::Row> {
+    let mut left = room;
+    let fits = |row: &connections::Row| match left.checked_sub(longest(row)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    rows.take_while(fits).collect()
+}
+
+/// What a row takes at the most in JSON: without writing it, since it is written but once.
+fn longest(row: &connections::Row) -> usize {
+    // A character of a path takes six bytes at the most, as in \u001b.
+    LONGEST_ROW + row.proxy.len() + row.upstream.as_ref().map_or(0, |name| 6 * name.len())
 }
 
 fn fits(fleet: &Fleet, row: &Row, query: &Query) -> bool {
@@ -138,5 +152,35 @@ fn word(doing: Doing) -> connections::Doing {
         Doing::Active => connections::Doing::Active,
         Doing::Quiet => connections::Doing::Quiet,
         Doing::Closing => connections::Doing::Closing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_row_is_longer_than_what_is_counted_for_it() {
+        let row = connections::Row {
+            id: u64::MAX,
+            proxy: "p".repeat(64),
+            protocol: "postgres".to_owned(),
+            client: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".to_owned(),
+            upstream: Some("\x1b".repeat(112)),
+            state: connections::Doing::WaitingForUpstream,
+            age_ms: u64::MAX,
+            idle_ms: u64::MAX,
+            bytes: Bytes { to_upstream: u64::MAX, to_client: u64::MAX },
+            parked: false,
+        };
+        // A comma follows each but the last.
+        let json = row.to_json().len() + 1;
+        assert!(json <= longest(&row), "{json}");
+        assert!(json + 200 > longest(&row), "{json}: too much is left out");
+        let rows = |room| as_many_as_fit(std::iter::repeat_n(row.clone(), 9), room).len();
+        assert_eq!(
+            (rows(0), rows(longest(&row) * 3), rows(longest(&row) * 3 - 1), rows(1 << 20)),
+            (0, 3, 2, 9)
+        );
     }
 }
