@@ -54,7 +54,7 @@ fn a_connection_is_listed_with_what_it_does() {
     assert_eq!(row.client, client.local_addr().unwrap().to_string());
     assert_eq!((row.proxy.as_str(), row.upstream.as_deref()), ("p", Some(&*upstream.address)));
     assert_eq!((row.bytes.to_upstream, row.bytes.to_client), (10, 9));
-    assert_eq!((row.id, row.protocol.as_str(), row.parked), (1, "tcp", false));
+    assert_eq!((row.id, row.protocol.as_str()), (1, "tcp"));
     assert!(row.idle_ms <= row.age_ms && row.age_ms < 10_000, "{row:?}");
 
     let becomes = |client: &TcpStream, state| {
