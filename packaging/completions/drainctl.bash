@@ -16,17 +16,29 @@ _drainctl() {
             ",$1")
                 cmd="drainctl"
                 ;;
+            drainctl,connections)
+                cmd="drainctl__subcmd__connections"
+                ;;
             drainctl,help)
                 cmd="drainctl__subcmd__help"
                 ;;
             drainctl,status)
                 cmd="drainctl__subcmd__status"
                 ;;
+            drainctl,top)
+                cmd="drainctl__subcmd__top"
+                ;;
+            drainctl__subcmd__help,connections)
+                cmd="drainctl__subcmd__help__subcmd__connections"
+                ;;
             drainctl__subcmd__help,help)
                 cmd="drainctl__subcmd__help__subcmd__help"
                 ;;
             drainctl__subcmd__help,status)
                 cmd="drainctl__subcmd__help__subcmd__status"
+                ;;
+            drainctl__subcmd__help,top)
+                cmd="drainctl__subcmd__help__subcmd__top"
                 ;;
             *)
                 ;;
@@ -35,7 +47,7 @@ _drainctl() {
 
     case "${cmd}" in
         drainctl)
-            opts="-h -V --socket --json --help --version status help"
+            opts="-h -V --socket --json --help --version status connections top help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -52,9 +64,61 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        drainctl__subcmd__help)
-            opts="status help"
+        drainctl__subcmd__connections)
+            opts="-h --upstream --client --state --sort --limit --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --upstream)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    COMPREPLY=($(compgen -W "connecting sending-to-upstream sending-to-client waiting-for-upstream half-closed active quiet closing" -- "${cur}"))
+                    return 0
+                    ;;
+                --sort)
+                    COMPREPLY=($(compgen -W "age idle bytes client upstream" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__help)
+            opts="status connections top help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__help__subcmd__connections)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -94,7 +158,39 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        drainctl__subcmd__help__subcmd__top)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         drainctl__subcmd__status)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__top)
             opts="-h --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

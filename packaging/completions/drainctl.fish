@@ -25,13 +25,39 @@ function __fish_drainctl_using_subcommand
 end
 
 complete -c drainctl -n "__fish_drainctl_needs_command" -l socket -d 'The control socket of the daemon' -r -F
-complete -c drainctl -n "__fish_drainctl_needs_command" -l json -d 'Print the answer as one line of JSON'
+complete -c drainctl -n "__fish_drainctl_needs_command" -l json -d 'Print the answer as JSON: one line, for connections a line each'
 complete -c drainctl -n "__fish_drainctl_needs_command" -s h -l help -d 'Print help'
 complete -c drainctl -n "__fish_drainctl_needs_command" -s V -l version -d 'Print version'
 complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "status" -d 'Show the daemon, its proxies and their connections'
+complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "connections" -d 'List the connections'
+complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "top" -d 'Show all of it on the whole terminal, each second anew: ? tells the keys'
 complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c drainctl -n "__fish_drainctl_using_subcommand status" -l socket -d 'The control socket of the daemon' -r -F
-complete -c drainctl -n "__fish_drainctl_using_subcommand status" -l json -d 'Print the answer as one line of JSON'
+complete -c drainctl -n "__fish_drainctl_using_subcommand status" -l json -d 'Print the answer as JSON: one line, for connections a line each'
 complete -c drainctl -n "__fish_drainctl_using_subcommand status" -s h -l help -d 'Print help'
-complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status help" -f -a "status" -d 'Show the daemon, its proxies and their connections'
-complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l upstream -d 'Only those to this upstream, as the configuration writes it' -r
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l client -d 'Only those of this client: an address, with or without a port, a network (192.0.2.0/24), or unix' -r
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l state -d 'Only those in this state' -r -f -a "connecting\t''
+sending-to-upstream\t''
+sending-to-client\t''
+waiting-for-upstream\t''
+half-closed\t''
+active\t''
+quiet\t''
+closing\t''"
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l sort -d 'In this order: the oldest first, the longest silence, the most bytes, or by address' -r -f -a "age\t''
+idle\t''
+bytes\t''
+client\t''
+upstream\t''"
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l limit -d 'Not more than so many' -r
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l socket -d 'The control socket of the daemon' -r -F
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l json -d 'Print the answer as JSON: one line, for connections a line each'
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -s h -l help -d 'Print help'
+complete -c drainctl -n "__fish_drainctl_using_subcommand top" -l socket -d 'The control socket of the daemon' -r -F
+complete -c drainctl -n "__fish_drainctl_using_subcommand top" -l json -d 'Print the answer as JSON: one line, for connections a line each'
+complete -c drainctl -n "__fish_drainctl_using_subcommand top" -s h -l help -d 'Print help'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status connections top help" -f -a "status" -d 'Show the daemon, its proxies and their connections'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status connections top help" -f -a "connections" -d 'List the connections'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status connections top help" -f -a "top" -d 'Show all of it on the whole terminal, each second anew: ? tells the keys'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status connections top help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

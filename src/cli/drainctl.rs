@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::looking::{self, Connections};
 use crate::Result;
+use crate::control::paint::{self, Paint};
 use crate::control::{self, client};
 
 /// The whole program, from its arguments to its exit code.
@@ -15,10 +17,7 @@ pub fn main() -> ExitCode {
         Err(code) => return code,
     };
     match options.run() {
-        Ok(text) => {
-            super::say(text);
-            crate::Exit::Orderly.into()
-        }
+        Ok(()) => crate::Exit::Orderly.into(),
         Err(error) => super::fail("drainctl", &error),
     }
 }
@@ -31,7 +30,7 @@ pub struct Options {
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET, global = true)]
     socket: PathBuf,
 
-    /// Print the answer as one line of JSON
+    /// Print the answer as JSON: one line, for connections a line each
     #[arg(long, global = true)]
     json: bool,
 
@@ -43,15 +42,25 @@ pub struct Options {
 enum Command {
     /// Show the daemon, its proxies and their connections
     Status,
+    /// List the connections
+    Connections(Connections),
+    /// Show all of it on the whole terminal, each second anew: ? tells the keys
+    Top,
 }
 
 impl Options {
-    fn run(&self) -> Result<String> {
-        match self.command {
+    fn run(&self) -> Result<()> {
+        match &self.command {
             Command::Status => {
                 let status = client::status(&self.socket)?;
-                Ok(if self.json { status.to_json() } else { control::screen::render(&status) })
+                super::say(match self.json {
+                    true => paint::printable_json(status.to_json()),
+                    false => control::screen::render(&status, Paint::for_stdout()),
+                });
+                Ok(())
             }
+            Command::Connections(connections) => connections.run(&self.socket, self.json),
+            Command::Top => looking::top(&self.socket, self.json),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod drainctl;
 pub mod drained;
+mod looking;
 
 use std::fmt::Display;
 use std::io::Write;

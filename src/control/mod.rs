@@ -4,12 +4,17 @@
 //! given an [`Operator`] that answers, and never blocks for a client.
 
 pub mod client;
+pub mod clients;
 mod connection;
+pub mod connections;
+pub mod listing;
 pub mod operator;
+pub mod paint;
 pub mod protocol;
 pub mod screen;
 pub mod server;
 pub mod status;
+pub mod top;
 
 pub use operator::Operator;
 pub use server::ControlServer;

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::connections::Query;
+
 /// The version of the protocol that this program speaks.
 pub const VERSION: u32 = 1;
 
@@ -26,6 +28,17 @@ pub const LONGEST_REPLY: usize = 16 << 20;
 pub enum Call {
     /// How it is.
     Status,
+    /// Which connections there are, answered with a [`Listing`](super::connections::Listing).
+    Connections(Query),
+    /// Drain a proxy, or one of its upstreams.
+    Drain {
+        /// Its name.
+        proxy: String,
+        /// Its address, as the configuration writes it; None: all of them.
+        upstream: Option<String>,
+        /// After how many milliseconds what is left is cut; None: as the configuration has it.
+        timeout_ms: Option<u64>,
+    },
 }
 
 #[derive(Serialize)]
@@ -50,7 +63,7 @@ fn none<T>() -> Option<T> {
 
 impl Call {
     /// The words of all calls.
-    const WORDS: [&str; 1] = ["status"];
+    const WORDS: [&str; 3] = ["status", "connections", "drain"];
 
     /// The request's line, its end included.
     pub fn to_line(&self) -> Vec<u8> {

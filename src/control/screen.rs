@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::status::{ProxyStatus, Status};
+use super::paint::{Paint, Tone, printable};
+use super::status::{ProxyStatus, State, Status, UpstreamState};
 
 const HEAD: [&str; 11] = [
     "PROXY",
@@ -24,10 +25,16 @@ const HEAD: [&str; 11] = [
 const FIRST_NUMBER: usize = 3;
 
 /// The whole screen, without the last line's end.
-pub fn render(status: &Status) -> String {
+pub fn render(status: &Status, paint: Paint) -> String {
     let uptime = age(Duration::from_secs(status.uptime_s));
     let mut lines = vec![
-        format!("drained {}, {}, pid {}, up {uptime}", status.version, status.state.word(), status.pid),
+        format!(
+            "{} {}, {}, pid {}, up {uptime}",
+            paint.tone(Tone::Strong, "drained"),
+            printable(&status.version),
+            state(status.state, 0, paint),
+            status.pid
+        ),
         summary(status),
     ];
     let adopted = &status.adopted;
@@ -41,14 +48,13 @@ pub fn render(status: &Status) -> String {
     }
     if !status.proxies.is_empty() {
         lines.push(String::new());
-        lines.extend(proxies(status));
+        lines.extend(proxies(status, paint));
     }
     lines.join("\n")
 }
 
 /// What the daemon does, in a sentence.
 fn summary(status: &Status) -> String {
-    use super::status::State;
     let active: u64 = status.proxies.values().map(|proxy| proxy.connections.active).sum();
     let active = counted(active, "connection");
     match status.state {
@@ -59,21 +65,22 @@ fn summary(status: &Status) -> String {
     }
 }
 
-fn proxies(status: &Status) -> Vec<String> {
+fn proxies(status: &Status, paint: Paint) -> Vec<String> {
     let rows: Vec<[String; HEAD.len()]> =
         status.proxies.iter().map(|(name, proxy)| row(name, proxy)).collect();
     let widths: Vec<usize> = (0..HEAD.len())
-        .map(|i| rows.iter().map(|row| row[i].len()).chain([HEAD[i].len()]).max().unwrap_or(0))
+        .map(|i| rows.iter().map(|row| row[i].chars().count()).chain([HEAD[i].len()]).max().unwrap_or(0))
         .collect();
-    let mut lines = vec![align(&HEAD, &widths)];
+    let mut lines = vec![paint.tone(Tone::Strong, &align(&HEAD, &widths, None))];
     let address_width =
-        status.proxies.values().flat_map(|p| &p.upstreams).map(|u| u.address.len()).max().unwrap_or(0);
+        status.proxies.values().flat_map(|p| &p.upstreams).map(|u| printable(&u.address).chars().count());
+    let address_width = address_width.max().unwrap_or(0);
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
-        lines.push(align(row, &widths));
+        lines.push(align(row, &widths, Some(&|width| state(proxy.state, width, paint))));
         for upstream in &proxy.upstreams {
-            let (address, state) = (&upstream.address, upstream.state.word());
+            let (address, state) = (printable(&upstream.address), upstream_state(upstream.state, 4, paint));
             let connections = counted(upstream.connections, "connection");
-            lines.push(format!("  -> {address:address_width$}  {state:4}  {connections}"));
+            lines.push(format!("  -> {address:address_width$}  {state}  {connections}"));
         }
     }
     lines
@@ -82,9 +89,9 @@ fn proxies(status: &Status) -> Vec<String> {
 fn row(name: &str, proxy: &ProxyStatus) -> [String; HEAD.len()] {
     let count = &proxy.connections;
     [
-        name.to_string(),
+        printable(name).into_owned(),
         proxy.state.word().to_string(),
-        proxy.protocol.clone(),
+        printable(&proxy.protocol).into_owned(),
         count.active.to_string(),
         count.held.to_string(),
         count.accepted.to_string(),
@@ -96,15 +103,41 @@ fn row(name: &str, proxy: &ProxyStatus) -> [String; HEAD.len()] {
     ]
 }
 
-fn align<S: AsRef<str>>(cells: &[S], widths: &[usize]) -> String {
-    let cells = cells.iter().zip(widths).enumerate().map(|(i, (cell, width))| {
-        let cell = cell.as_ref();
-        if i < FIRST_NUMBER { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-    });
+/// `state` writes the second cell, as wide as it is told.
+fn align<S: AsRef<str>>(cells: &[S], widths: &[usize], state: Option<&dyn Fn(usize) -> String>) -> String {
+    let cells =
+        cells.iter().zip(widths).enumerate().map(|(i, (cell, width))| match (i, cell.as_ref(), state) {
+            (1, _, Some(state)) => state(*width),
+            (i, cell, _) if i < FIRST_NUMBER => format!("{cell:width$}"),
+            (_, cell, _) => format!("{cell:>width$}"),
+        });
     cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
 }
 
-fn counted(n: u64, noun: &str) -> String {
+/// Padded first: what colours it takes no room.
+fn state(state: State, width: usize, paint: Paint) -> String {
+    paint.tone(tone(state), &format!("{:width$}", state.word()))
+}
+
+fn upstream_state(state: UpstreamState, width: usize, paint: Paint) -> String {
+    paint.tone(upstream_tone(state), &format!("{:width$}", state.word()))
+}
+
+pub(super) fn tone(state: State) -> Tone {
+    match state {
+        State::Running => Tone::Good,
+        State::Starting | State::Reloading | State::Draining | State::HandingOver => Tone::Warning,
+    }
+}
+
+pub(super) fn upstream_tone(state: UpstreamState) -> Tone {
+    match state {
+        UpstreamState::Up => Tone::Good,
+        UpstreamState::Down => Tone::Bad,
+    }
+}
+
+pub(super) fn counted(n: u64, noun: &str) -> String {
     match (n, noun.strip_suffix('y')) {
         (1, _) => format!("1 {noun}"),
         (_, Some(stem)) => format!("{n} {stem}ies"),
@@ -113,7 +146,7 @@ fn counted(n: u64, noun: &str) -> String {
 }
 
 /// `999 B`, `1.0 KiB`, `15.9 GiB`.
-fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if n < 1024 {
         return format!("{n} B");
@@ -129,7 +162,7 @@ fn bytes(n: u64) -> String {
 }
 
 /// The two largest units: `3d 4h`, `12m 5s`, `8s`.
-fn age(duration: Duration) -> String {
+pub(super) fn age(duration: Duration) -> String {
     let s = duration.as_secs();
     match s {
         86_400.. => format!("{}d {}h", s / 86_400, s % 86_400 / 3600),
@@ -174,18 +207,24 @@ database  running  tcp            1     0      1234        0    0       0      1
   -> unix:/run/postgresql/.s.PGSQL.5432  down  1 connection
 web       running  tcp           12     0      1234        0    0       0      1.2 GiB       17 B
   -> 127.0.0.1:8000                      up    12 connections";
-        assert_eq!(render(&status), screen);
+        assert_eq!(render(&status, Paint(false)), screen);
+        let coloured = render(&status, Paint(true));
+        assert!(coloured.contains("  \x1b[31mdown\x1b[0m  1 conn"), "{coloured}");
+        assert!(coloured.contains("  \x1b[32mup  \x1b[0m  12 conn"), "{coloured}");
+        let plain =
+            ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m"].iter().fold(coloured, |c, s| c.replace(s, ""));
+        assert_eq!(plain, screen);
 
         status.state = State::Draining;
         status.adopted.connections = 1;
-        assert!(render(&status).contains(
+        assert!(render(&status, Paint(false)).contains(
             "Draining: 13 connections left\nTaken over at the start: 0 listeners and 1 connection\n"
         ));
         status.adopted.pause_ms = Some(31);
-        assert!(render(&status).contains("1 connection, after a pause of 31 ms\n"));
+        assert!(render(&status, Paint(false)).contains("1 connection, after a pause of 31 ms\n"));
         status.state = State::Running;
         status.proxies.clear();
-        assert!(render(&status).contains("No proxy is configured"));
+        assert!(render(&status, Paint(false)).contains("No proxy is configured"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod demo;
 mod handover;
 mod intent;
+mod looking;
 pub mod metrics;
 mod operator;
 mod report;
@@ -147,7 +148,7 @@ fn start_control(
     let Some(path) = config.daemon.control.clone().or_else(control_path_of_the_unit) else {
         return Ok(None);
     };
-    let operator = operator::Daemon { fleet: fleet.clone(), handle: handle.clone() };
+    let operator = operator::Daemon::new(fleet.clone(), handle.clone());
     ControlServer::bind(&path, MODE)?.start(log.clone(), operator).map(Some)
 }
 

@@ -17,8 +17,11 @@ const LOOK_AGAIN: u64 = 100;
 /// What a connection does, to say at a cut and to decide whether to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
+    /// No upstream has taken it yet.
     Connecting,
+    /// Bytes are under way.
     SendingToUpstream,
+    /// Bytes are under way.
     SendingToClient,
     /// The last byte came from the client: an answer is due.
     WaitingForUpstream,
@@ -27,6 +30,7 @@ pub enum Doing {
     HalfClosed,
     /// Bytes moved within [`QUIET_AFTER`].
     Active,
+    /// None of these.
     Quiet,
     /// Told goodbye; the peers' FIN is missing.
     Closing,

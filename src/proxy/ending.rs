@@ -68,6 +68,7 @@ impl End {
 
 impl Worker {
     pub(super) fn read_mail(&mut self) {
+        self.looks.extend(self.fleet.mailboxes[self.index].looks.take());
         for command in self.fleet.mailboxes[self.index].take() {
             match command {
                 Command::HandOver => self.hand_over(),

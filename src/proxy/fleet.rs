@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::listener::{self, Left, Listener};
+use super::looking::Requests;
 use super::means::Item;
 use super::stats::{Counters, Distribution, Totals};
 use super::upstream::Upstream;
@@ -110,6 +111,8 @@ pub struct Proxy {
 pub(super) struct Mailbox {
     pub wake: EventFd,
     commands: Mutex<Vec<Command>>,
+    /// Who wants to see its connections.
+    pub looks: Requests,
 }
 
 /// What the stop asks of a worker.
@@ -142,7 +145,7 @@ impl Fleet {
         let mailbox = |_| {
             let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
-            Ok(Mailbox { wake, commands: Mutex::default() })
+            Ok(Mailbox { wake, commands: Mutex::default(), looks: Requests::default() })
         };
         let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {

@@ -15,6 +15,7 @@ mod half;
 mod handing_over;
 mod keeping;
 mod listener;
+mod looking;
 mod means;
 mod pipes;
 mod portable;
@@ -27,8 +28,10 @@ mod timers;
 mod upstream;
 mod worker;
 
+pub use drain::Doing;
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
+pub use looking::{Looked, Row};
 pub use stats::{Distribution, Totals};
 pub use upstream::Upstream;
 pub use worker::run as run_worker;

@@ -65,6 +65,17 @@ impl<T> Slab<T> {
         Some(entry)
     }
 
+    /// How many slots there are, of which each may have an entry: their numbers are below this one.
+    pub fn slots(&self) -> u32 {
+        (self.chunks.len() * CHUNK) as u32
+    }
+
+    /// What is in the slot of that number now.
+    pub fn at(&self, slot: u32) -> Option<&T> {
+        let slot = slot as usize;
+        self.chunks.get(slot / CHUNK)?[slot % CHUNK].entry.as_ref()
+    }
+
     /// The keys of all entries, a snapshot.
     pub fn keys(&self) -> Vec<Key> {
         let slots = self.chunks.iter().flat_map(|chunk| chunk.iter());
@@ -91,6 +102,10 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
         assert_eq!(slab.keys(), vec![second]);
+        assert_eq!(
+            (slab.at(second.slot), slab.at(second.slot + 1), slab.at(slab.slots())),
+            (Some(&'b'), None, None)
+        );
     }
 
     #[test]

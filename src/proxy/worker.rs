@@ -17,6 +17,7 @@ use super::connection::{Connection, Turn};
 use super::drain::{Goodbye, Plan, QUIET_AFTER};
 use super::ending::{End, Failures};
 use super::fleet::{Fleet, Proxy, lock};
+use super::looking::Look;
 use super::means::{Means, Parking};
 use super::pipes::Pipes;
 use super::portable::record_of;
@@ -93,6 +94,8 @@ pub(super) struct Worker {
     pub plans: Vec<Option<Plan>>,
     pub hurried: bool,
     pub failures: Failures,
+    /// Who is being shown its connections, a few a turn.
+    pub looks: VecDeque<Look>,
     /// Milliseconds of CLOCK_MONOTONIC, read once a turn of the loop.
     pub now: u64,
     /// When a turn came so late that nobody knows what the peers would have done meanwhile.
@@ -136,6 +139,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         ready: VecDeque::new(),
         hurried: false,
         failures: Failures::default(),
+        looks: VecDeque::new(),
         now: 0,
         awake_since: 0,
     };
@@ -193,6 +197,7 @@ impl Worker {
             self.tend_doors();
             self.park_aged();
             self.tidy_lots();
+            self.look_on();
         }
         self.failed = false;
         Ok(())
@@ -220,7 +225,7 @@ impl Worker {
     /// Milliseconds until the next turn, events apart.
     fn timeout(&self, longest: u64) -> u64 {
         let mut wait = match self.timers.next() {
-            _ if self.untidy || !self.ready.is_empty() => 0,
+            _ if self.untidy || !self.ready.is_empty() || !self.looks.is_empty() => 0,
             Some(at) => at.saturating_sub(self.now).min(longest),
             None => longest,
         };
@@ -408,6 +413,7 @@ impl Drop for Worker {
     /// with what is parked; the peers of the others see a reset, not an end that passes for the whole, and
     /// nobody waits for what this worker had.
     fn drop(&mut self) {
+        self.fleet.mailboxes[self.index].looks.close();
         for key in self.table.keys() {
             if let Some(Entry::Connection(connection)) = self.table.remove(key) {
                 let fleet = self.fleet.clone();

@@ -40,6 +40,10 @@ fn programs() -> [Program; 2] {
         name: "drainctl",
         section: "1",
         synopsis: r"\fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] [\fB\-\-json\fR] \fBstatus\fR
+.br
+\fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] [\fB\-\-json\fR] \fBconnections\fR [\fIPROXY\fR] [\fB\-\-upstream\fR \fIADDR\fR] [\fB\-\-client\fR \fICLIENT\fR] [\fB\-\-state\fR \fISTATE\fR] [\fB\-\-sort\fR \fIKEY\fR] [\fB\-\-limit\fR \fIN\fR]
+.br
+\fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] \fBtop\fR
 ",
         command: cli::drainctl::Options::command(),
     };

@@ -14,6 +14,7 @@
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
 //! - `metrics`: metrics, health endpoints, and the active checks of upstreams.
+//! - `looking`: drainctl connections and top, of a daemon at work, on a terminal.
 //! - `relay`: the daemon's relay, between clients and upstreams that the tests own.
 //! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
 //!   need root and packages: `make test` as root runs them.
@@ -34,6 +35,7 @@ mod handover;
 mod house;
 mod journal;
 mod lifecycle;
+mod looking;
 mod metrics;
 mod peers;
 mod relay;

@@ -14,6 +14,7 @@ pub mod scratch;
 pub mod steady;
 pub mod store;
 pub mod swarm;
+pub mod terminal;
 
 use std::io::Write;
 use std::panic;
