@@ -75,10 +75,13 @@ fn proxies(status: &Status, paint: Paint) -> Vec<String> {
     let address_width =
         status.proxies.values().flat_map(|p| &p.upstreams).map(|u| printable(&u.address).chars().count());
     let address_width = address_width.max().unwrap_or(0);
+    let words = status.proxies.values().flat_map(|p| &p.upstreams).map(|u| u.state.word().len());
+    let word_width = words.max().unwrap_or(0);
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
         lines.push(align(row, &widths, Some(&|width| state(proxy.state, width, paint))));
         for upstream in &proxy.upstreams {
-            let (address, state) = (printable(&upstream.address), upstream_state(upstream.state, 4, paint));
+            let (address, state) =
+                (printable(&upstream.address), upstream_state(upstream.state, word_width, paint));
             let connections = counted(upstream.connections, "connection");
             lines.push(format!("  -> {address:address_width$}  {state}  {connections}"));
         }

@@ -28,7 +28,7 @@ pub enum Doing {
     /// The client has ended its stream, the upstream goes on. (Where the upstream has ended its own,
     /// and all of it is delivered, there is nothing to wait for.)
     HalfClosed,
-    /// Bytes moved within [`QUIET_AFTER`].
+    /// Bytes moved within a second.
     Active,
     /// None of these.
     Quiet,

@@ -136,13 +136,15 @@ fn proxies(page: &mut Page<'_>, status: &Status, top: &Top, room: usize) {
     page.head(shape.head(&OF_PROXIES));
     let addresses = status.proxies.values().flat_map(|proxy| &proxy.upstreams);
     let width = addresses.map(|u| printable(&u.address).chars().count()).max().unwrap_or_default();
+    let words = status.proxies.values().flat_map(|proxy| &proxy.upstreams).map(|u| u.state.word().len());
+    let wide = words.max().unwrap_or_default();
     let mut lines: Vec<Vec<Span<'static>>> = Vec::new();
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
         lines.push(page.cells(shape.line(&OF_PROXIES, row)));
         lines.extend(proxy.upstreams.iter().map(|upstream| {
             let address = printable(&upstream.address);
             let state =
-                page.toned(format!("{:4}", upstream.state.word()), Some(upstream_tone(upstream.state)));
+                page.toned(format!("{:wide$}", upstream.state.word()), Some(upstream_tone(upstream.state)));
             let connections = counted(upstream.connections, "connection");
             vec![Span::raw(format!("  {address:width$}  ")), state, Span::raw(format!("  {connections}"))]
         }));
