@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::{actions, adopt};
 use crate::Result;
 use crate::control::{self, client};
 
@@ -16,7 +17,9 @@ pub fn main() -> ExitCode {
     };
     match options.run() {
         Ok(text) => {
-            super::say(text);
+            if !text.is_empty() {
+                super::say(text);
+            }
             crate::Exit::Orderly.into()
         }
         Err(error) => super::fail("drainctl", &error),
@@ -43,15 +46,31 @@ pub struct Options {
 enum Command {
     /// Show the daemon, its proxies and their connections
     Status,
+
+    /// Take an upstream out of service: no new connection goes there, those that it has are drained
+    Drain(actions::Drain),
+
+    /// Put upstreams back into service: clients go there as soon as a connect succeeds
+    Resume(actions::Resume),
+
+    /// Have new clients of a proxy wait
+    Hold(actions::Hold),
+
+    /// Have systemd drain a service behind a proxy whenever it stops or restarts it
+    Adopt(adopt::Adopt),
 }
 
 impl Options {
     fn run(&self) -> Result<String> {
-        match self.command {
+        match &self.command {
             Command::Status => {
                 let status = client::status(&self.socket)?;
                 Ok(if self.json { status.to_json() } else { control::screen::render(&status) })
             }
+            Command::Drain(drain) => drain.run(&self.socket, self.json),
+            Command::Resume(resume) => resume.run(&self.socket, self.json),
+            Command::Hold(hold) => hold.run(&self.socket, self.json),
+            Command::Adopt(adopt) => adopt.run(&self.socket),
         }
     }
 }

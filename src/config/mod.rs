@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use duration::render as render_duration;
+pub use duration::{parse as parse_duration, render as render_duration};
 
 /// The most upstreams that one proxy takes.
 pub const MOST_UPSTREAMS: usize = 64;
@@ -77,6 +77,8 @@ pub struct Proxy {
     pub idle_timeout: Option<Duration>,
     /// None: what the file descriptor limit allows.
     pub max_connections: Option<u32>,
+    /// How long a client waits while no upstream takes connections, counted from its accept; up to 24 h.
+    pub hold: Duration,
     /// Whether upstreams are told the client's address.
     pub send_proxy: SendProxy,
     /// How a stop of it goes.
@@ -95,6 +97,7 @@ impl Proxy {
             connect_timeout: Duration::from_secs(5),
             idle_timeout: None,
             max_connections: None,
+            hold: Duration::ZERO,
             send_proxy: SendProxy::Off,
             drain: Drain::default(),
         }

@@ -68,12 +68,14 @@ fn proxies(status: &Status) -> Vec<String> {
     let mut lines = vec![align(&HEAD, &widths)];
     let address_width =
         status.proxies.values().flat_map(|p| &p.upstreams).map(|u| u.address.len()).max().unwrap_or(0);
+    let states = status.proxies.values().flat_map(|p| &p.upstreams).map(|u| u.state.word().len());
+    let state_width = states.max().unwrap_or(0).max(4);
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
         lines.push(align(row, &widths));
         for upstream in &proxy.upstreams {
             let (address, state) = (&upstream.address, upstream.state.word());
             let connections = counted(upstream.connections, "connection");
-            lines.push(format!("  -> {address:address_width$}  {state:4}  {connections}"));
+            lines.push(format!("  -> {address:address_width$}  {state:state_width$}  {connections}"));
         }
     }
     lines

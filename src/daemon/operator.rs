@@ -1,8 +1,12 @@
 //! The daemon as drainctl sees it: what it answers to each call.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::report;
+use serde::Serialize;
+use slog::Logger;
+
+use super::{by_hand, report};
 use crate::control::Operator;
 use crate::control::operator::{Reply, Who};
 use crate::control::protocol::Call;
@@ -13,12 +17,28 @@ use crate::proxy::Fleet;
 pub struct Daemon {
     pub fleet: Arc<Fleet>,
     pub handle: Handle,
+    pub log: Logger,
+    /// Where what is set by hand is kept.
+    pub kept: PathBuf,
 }
 
 impl Operator for Daemon {
-    fn answer(&self, call: Call, _who: &Who, reply: Reply) {
+    fn answer(&self, call: Call, who: &Who, reply: Reply) {
         match call {
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),
+            Call::Drain { .. } | Call::Resume { .. } | Call::Hold { .. } => {
+                answer(reply, by_hand::change(&self.fleet, &self.kept, &call, who, &self.log));
+            }
+            Call::Progress { proxy, upstream } => {
+                answer(reply, by_hand::progress(&self.fleet, &proxy, upstream.as_deref()));
+            }
         }
+    }
+}
+
+fn answer(reply: Reply, answer: Result<impl Serialize, String>) {
+    match answer {
+        Ok(answer) => reply.ok(&answer),
+        Err(message) => reply.refuse(&message),
     }
 }

@@ -28,6 +28,8 @@ pub struct Connection {
     pub tried: Tried,
     /// Until when an upstream must be found; None once it is.
     pub connect_until: Option<u64>,
+    /// No upstream takes it now: it waits for one that does.
+    pub held: bool,
     pub to_upstream: Half,
     pub to_client: Half,
     pub opened: u64,
@@ -83,6 +85,7 @@ impl Connection {
             upstream: None,
             tried: Tried::default(),
             connect_until: None,
+            held: false,
             to_upstream: Half::default(),
             to_client: Half::default(),
             opened,
@@ -207,6 +210,16 @@ impl Connection {
     pub fn gave_all(&self) -> bool {
         let is_read = || self.to_upstream.flow.held == 0 && socket::unread(self.client.as_fd()) == 0;
         matches!(self.peer, Peer::Tcp(_)) || is_read()
+    }
+
+    /// It has no upstream, and none is being tried.
+    pub fn seeks(&self) -> bool {
+        self.connect_until.is_some() && self.server.is_none()
+    }
+
+    /// The client has sent nothing that waits to be read.
+    pub fn gave_nothing(&self) -> bool {
+        socket::unread(self.client.as_fd()) == 0
     }
 
     /// Bytes were taken from a peer, or wait to be, that the other will never get: an end without

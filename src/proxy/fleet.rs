@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::by_hand::Hold;
 use super::listener::{self, Left, Listener};
 use super::means::Item;
 use super::stats::{Counters, Totals};
@@ -104,15 +105,18 @@ pub struct Proxy {
     pub(super) draining: AtomicBool,
     /// The number of connections at which accepting last had to wait; 0: it doesn't.
     pub(super) full_at: AtomicU32,
+    pub(super) hold: Hold,
 }
 
 /// A worker's way to be told something.
 pub(super) struct Mailbox {
     pub wake: EventFd,
     commands: Mutex<Vec<Command>>,
+    /// How many were sent that are not done.
+    open: AtomicUsize,
 }
 
-/// What the stop asks of a worker.
+/// What a worker is asked to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Command {
     /// Park all connections and let go of the listeners.
@@ -121,6 +125,10 @@ pub(super) enum Command {
     Refuse { until: Instant },
     /// Drain the connections of a proxy and cut what is left at the deadline.
     Drain { proxy: usize, since: Instant, deadline: Instant },
+    /// Look at what an administrator has set of a proxy.
+    ByHand { proxy: usize },
+    /// An upstream is back: look at who waits.
+    Look,
 }
 
 impl Fleet {
@@ -142,7 +150,7 @@ impl Fleet {
         let mailbox = |_| {
             let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
-            Ok(Mailbox { wake, commands: Mutex::default() })
+            Ok(Mailbox { wake, commands: Mutex::default(), open: AtomicUsize::new(0) })
         };
         let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
@@ -278,6 +286,7 @@ impl Fleet {
 
     pub(super) fn tell_all(&self, command: Command) {
         for mailbox in &self.mailboxes {
+            mailbox.open.fetch_add(1, SeqCst);
             lock(&mailbox.commands).push(command);
             // Fails only when the counter is full, and then it is readable.
             let _ = mailbox.wake.write(1);
@@ -348,6 +357,16 @@ impl Mailbox {
         let _ = self.wake.read();
         std::mem::take(&mut *lock(&self.commands))
     }
+
+    /// So many that were taken are done.
+    pub fn done(&self, count: usize) {
+        self.open.fetch_sub(count, SeqCst);
+    }
+
+    /// All that was sent is done.
+    pub fn is_settled(&self) -> bool {
+        self.open.load(SeqCst) == 0
+    }
 }
 
 impl Proxy {
@@ -392,6 +411,7 @@ impl Proxy {
             departed: false,
             draining: AtomicBool::new(false),
             full_at: AtomicU32::new(0),
+            hold: Hold::default(),
         }
     }
 

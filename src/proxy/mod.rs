@@ -4,6 +4,7 @@
 //! byte of a peer enters user memory: it moves by splice(2) from socket to pipe to socket.
 
 mod accept;
+mod by_hand;
 mod connect;
 mod connection;
 mod drain;
@@ -12,6 +13,7 @@ mod fleet;
 mod flow;
 mod half;
 mod handing_over;
+mod holding;
 mod keeping;
 mod listener;
 mod means;
@@ -24,8 +26,10 @@ mod source;
 mod stats;
 mod timers;
 mod upstream;
+mod upstream_drain;
 mod worker;
 
+pub use by_hand::ByHand;
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
 pub use stats::Totals;

@@ -4,14 +4,19 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
+use super::by_hand::UpstreamDrain;
 use crate::sys::socket::Address;
 
 /// Background retries of what is down: first after this many milliseconds, then doubled.
 pub const RETRY_FIRST: u64 = 250;
 /// The longest pause between two retries, in milliseconds.
 pub const RETRY_LAST: u64 = 5_000;
+/// While it is waited for: first after this many milliseconds, then a fifth longer each time.
+const OFTEN_FIRST: u64 = 20;
+/// The longest pause then, in milliseconds, while clients wait.
+const OFTEN_LAST: u64 = 500;
 
 /// One upstream, shared by all workers.
 pub struct Upstream {
@@ -21,12 +26,14 @@ pub struct Upstream {
     pub name: String,
     active: AtomicU32,
     down: AtomicBool,
+    pub(super) drain: UpstreamDrain,
 }
 
 impl Upstream {
     /// One that counts as up until a connect says otherwise.
     pub fn new(address: Address, name: String) -> Upstream {
-        Upstream { address, name, active: AtomicU32::new(0), down: AtomicBool::new(false) }
+        let (active, down, drain) = Default::default();
+        Upstream { address, name, active, down, drain }
     }
 
     /// Connections that go there, those that are being made included.
@@ -36,7 +43,7 @@ impl Upstream {
 
     /// Whether the last connect to it succeeded.
     pub fn is_up(&self) -> bool {
-        !self.down.load(Relaxed)
+        !self.down.load(SeqCst)
     }
 
     /// A connection goes there, or is tried.
@@ -51,7 +58,7 @@ impl Upstream {
 
     /// Notes whether it takes connections; true if that is news.
     pub fn set_up(&self, up: bool) -> bool {
-        self.down.swap(!up, Relaxed) == up
+        self.down.swap(!up, SeqCst) == up
     }
 }
 
@@ -63,6 +70,31 @@ pub struct Probe {
     pub fd: Option<OwnedFd>,
     /// The pause before the next try, in milliseconds.
     pub pause: u64,
+    /// Somebody waits for it.
+    pub often: bool,
+}
+
+impl Probe {
+    /// The first try after an upstream was seen to be down.
+    pub fn new(proxy: u16, upstream: u16) -> Probe {
+        Probe { proxy, upstream, fd: None, pause: RETRY_FIRST, often: false }
+    }
+
+    /// One of an upstream that is waited for: at once, then every few milliseconds.
+    pub fn often(proxy: u16, upstream: u16) -> Probe {
+        Probe { proxy, upstream, fd: None, pause: OFTEN_FIRST, often: true }
+    }
+
+    /// The next try after one that failed, while `held` clients wait.
+    pub fn again(self, held: u32) -> Probe {
+        let pause = match (self.often, held) {
+            (false, _) => (self.pause * 2).min(RETRY_LAST),
+            (true, 0) => (self.pause + self.pause / 5).min(RETRY_LAST),
+            // It may have become long while nobody waited.
+            (true, _) => (self.pause + self.pause / 5).min(OFTEN_LAST),
+        };
+        Probe { fd: None, pause, ..self }
+    }
 }
 
 /// The upstreams tried for one client: a mask of as many bits as a proxy
@@ -88,10 +120,11 @@ impl Tried {
     }
 }
 
-/// The next upstream to try; among equals the first at or after `start`. None: all were tried.
+/// The next upstream to try; among equals the first at or after `start`. None: all were tried or are drained.
 pub fn pick(upstreams: &[Upstream], tried: Tried, start: usize) -> Option<usize> {
     let n = upstreams.len();
-    let untried = (0..n).map(|i| (start + i) % n).filter(|i| !tried.has(*i));
+    let open = |i: &usize| !tried.has(*i) && !upstreams[*i].is_closed();
+    let untried = (0..n).map(|i| (start + i) % n).filter(open);
     untried.min_by_key(|i| (!upstreams[*i].is_up(), upstreams[*i].active()))
 }
 
@@ -112,6 +145,21 @@ mod tests {
         assert_eq!(pick(&ups, Tried::default(), 1), Some(2));
         ups[2].enter();
         assert_eq!(pick(&ups, Tried::default(), 1), Some(0));
+    }
+
+    #[test]
+    fn one_that_is_waited_for_is_tried_often() {
+        let mut probe = Probe::often(0, 0);
+        let mut waited = 0;
+        while waited < 10_000 {
+            waited += probe.pause;
+            let held = u32::from(waited < 5_000);
+            let before = probe.pause;
+            probe = probe.again(held);
+            // A fifth of the time that it was waited for already, or half a second.
+            assert!(before >= 20 && probe.pause <= (20 + waited / 5).min(if held > 0 { 500 } else { 5_000 }));
+        }
+        assert_eq!(Probe::new(0, 0).again(9).pause, 2 * RETRY_FIRST);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use drained::control::operator::{Reply, Who};
+use drained::control::protocol::Call;
 use drained::control::server::{MODE, MOST_CLIENTS, Running};
 use drained::control::status::{
     Adopted, Bytes, Connections, ProxyStatus, State, UpstreamState, UpstreamStatus,
 };
-use drained::control::operator::{Reply, Who};
-use drained::control::protocol::Call;
 use drained::control::{ControlServer, Operator, Status, client};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -62,6 +62,7 @@ impl Operator for Telling {
     fn answer(&self, call: Call, _who: &Who, reply: Reply) {
         match call {
             Call::Status => reply.ok(&status_of(self.0)),
+            _ => reply.refuse("there is no status in that"),
         }
     }
 }
