@@ -40,6 +40,16 @@ fn programs() -> [Program; 2] {
         name: "drainctl",
         section: "1",
         synopsis: r"\fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] [\fB\-\-json\fR] \fBstatus\fR
+.br
+\fBdrainctl\fR [...] \fBdrain\fR \fIPROXY\fR [\fB\-\-upstream\fR \fIADDR\fR] [\fB\-\-wait\fR] [\fB\-\-timeout\fR \fITIME\fR]
+.br
+\fBdrainctl\fR [...] \fBresume\fR \fIPROXY\fR [\fB\-\-upstream\fR \fIADDR\fR] [\fB\-\-wait\fR [\fB\-\-timeout\fR \fITIME\fR]]
+.br
+\fBdrainctl\fR [...] \fBhold\fR \fIPROXY\fR [\fB\-\-timeout\fR \fITIME\fR]
+.br
+\fBdrainctl\fR [...] \fBadopt\fR \fIUNIT\fR \fB\-\-proxy\fR \fIPROXY\fR \fB\-\-upstream\fR \fIADDR\fR [\fB\-\-timeout\fR \fITIME\fR] [\fB\-\-dry\-run\fR] [\fB\-\-yes\fR]
+.br
+\fBdrainctl\fR [...] \fBadopt\fR \fIUNIT\fR \fB\-\-undo\fR [\fB\-\-dry\-run\fR]
 ",
         command: cli::drainctl::Options::command(),
     };
