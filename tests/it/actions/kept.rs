@@ -138,12 +138,12 @@ fn who_waits_has_what_is_left_of_its_time() {
         let began = Instant::now();
         let client = connect(&port.0.address);
         until("it is held", || held(&store) == 1);
-        for _ in 0..3 {
+        while began.elapsed() < Duration::from_millis(1_500) {
             store.restart(setup());
         }
         assert_eq!(end_of(&client), Ended::Fin);
         let took = began.elapsed();
-        assert!((Duration::from_millis(1_990)..Duration::from_secs(4)).contains(&took), "{took:?}");
+        assert!((Duration::from_millis(1_990)..Duration::from_secs(3)).contains(&took), "{took:?}");
     });
 }
 
@@ -190,7 +190,6 @@ fn a_damaged_file_never_stops_a_start() {
     store.restart(port.setup(&upstream, ""));
     assert_eq!(state(&store), "drained");
     ctl(&store, &["resume", "p", "--upstream", address, "--wait"]);
-    drop(connect(&port.0.address));
     // A directory in its place cannot be written: it is said, and the call is done.
     fs::create_dir(&file).unwrap();
     store.restart(port.setup(&upstream, ""));
