@@ -41,7 +41,7 @@ pub struct UpstreamByHand {
 pub struct UpstreamDrain {
     /// This call has begun it; false where somebody else did before.
     pub begun: bool,
-    /// Connections when it began, or when drained was last started if that was later.
+    /// Connections when it began, or those that are left of it when drained was restarted since.
     pub began_with: u64,
     /// Those that were cut at its deadline.
     pub cut: u64,

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -26,6 +27,21 @@ const LONGEST_FILE: u64 = 4 << 20;
 /// The longest drain or hold with an end: what a file says beyond it is of another boot.
 const LONGEST: u64 = 24 * 60 * 60 * 1_000;
 const VERSION: u32 = 1;
+/// Refused calls a second that have an entry of their own.
+const REFUSALS_LOGGED: u32 = 10;
+
+/// How many calls were refused in which second, so that nobody fills the journal.
+#[derive(Default)]
+pub struct Refusals(Mutex<(u64, u32)>);
+
+impl Refusals {
+    fn may_be_logged(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = monotonic_ms() / 1_000;
+        *last = if last.0 == second { (second, last.1 + 1) } else { (second, 1) };
+        last.1 <= REFUSALS_LOGGED
+    }
+}
 
 /// What the file says. Times are milliseconds of CLOCK_MONOTONIC.
 #[derive(Serialize, Deserialize)]
@@ -111,8 +127,14 @@ fn keep(fleet: &Fleet, file: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the one who asks is told: nothing has changed then.
-pub fn change(fleet: &Fleet, file: &Path, call: &Call, who: &Who, log: &Logger) -> Result<ByHand, String> {
-    allow(call, who, log)?;
+pub fn change(
+    fleet: &Fleet,
+    file: &Path,
+    call: &Call,
+    who: &Who,
+    (refusals, log): (&Refusals, &Logger),
+) -> Result<ByHand, String> {
+    allow(call, who, refusals, log)?;
     let ms = |ms: &Option<u64>| ms.map(|ms| Duration::from_millis(ms.min(LONGEST)));
     let (name, upstream, changed, begun) = match call {
         Call::Drain { proxy, upstream, timeout_ms } => {
@@ -180,19 +202,21 @@ fn tell(
 }
 
 /// Root and the daemon's own user may change what it does; everybody else who may connect, look.
-/// Either is told to the journal.
+/// Either is told to the journal, refusals as far as they are not many.
 ///
 /// # Errors
 /// What somebody is told who may not.
-pub fn allow(call: &Call, who: &Who, log: &Logger) -> Result<(), String> {
+pub fn allow(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Result<(), String> {
     let Some(who) = who.credentials else {
         return Err("refused: the kernel does not say who asks".to_string());
     };
     let may = who.uid == 0 || who.uid == geteuid().as_raw();
     let (asked, whom) = (call.words(), format!("pid {}, uid {}, gid {}", who.pid, who.uid, who.gid));
     let said = if may { "" } else { "refused: " };
-    info!(log, "{said}{asked}, asked for by {whom}"; Event::ByHand, "DRAINED_CALL" => asked.clone(),
+    if may || refusals.may_be_logged() {
+        info!(log, "{said}{asked}, asked for by {whom}"; Event::ByHand, "DRAINED_CALL" => asked.clone(),
         "DRAINED_PEER_PID" => who.pid, "DRAINED_PEER_UID" => who.uid, "DRAINED_PEER_GID" => who.gid);
+    }
     match may {
         true => Ok(()),
         false => Err(format!(

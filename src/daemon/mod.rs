@@ -144,7 +144,13 @@ fn start_control(
 ) -> Result<Option<Running>> {
     let Some(path) = control_path(config) else { return Ok(None) };
     let (kept, log) = (by_hand::file_of(&path), log.clone());
-    let operator = operator::Daemon { fleet: fleet.clone(), handle: handle.clone(), log: log.clone(), kept };
+    let operator = operator::Daemon {
+        fleet: fleet.clone(),
+        handle: handle.clone(),
+        log: log.clone(),
+        kept,
+        refusals: by_hand::Refusals::default(),
+    };
     ControlServer::bind(&path, MODE)?.start(log, operator).map(Some)
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use slog::Logger;
 
+use super::by_hand::Refusals;
 use super::{by_hand, report};
 use crate::control::Operator;
 use crate::control::operator::{Reply, Who};
@@ -20,6 +21,7 @@ pub struct Daemon {
     pub log: Logger,
     /// Where what is set by hand is kept.
     pub kept: PathBuf,
+    pub refusals: Refusals,
 }
 
 impl Operator for Daemon {
@@ -27,7 +29,10 @@ impl Operator for Daemon {
         match call {
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),
             Call::Drain { .. } | Call::Resume { .. } | Call::Hold { .. } => {
-                answer(reply, by_hand::change(&self.fleet, &self.kept, &call, who, &self.log));
+                answer(
+                    reply,
+                    by_hand::change(&self.fleet, &self.kept, &call, who, (&self.refusals, &self.log)),
+                );
             }
             Call::Progress { proxy, upstream } => {
                 answer(reply, by_hand::progress(&self.fleet, &proxy, upstream.as_deref()));

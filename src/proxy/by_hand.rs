@@ -57,6 +57,13 @@ impl Upstream {
         (self.drain.began_with.load(Relaxed), self.drain.cut.load(Relaxed))
     }
 
+    /// One of the last incarnation's is there: the drain goes on with it.
+    pub(super) fn count_adopted(&self) {
+        if self.is_closed() {
+            self.drain.began_with.fetch_add(1, Relaxed);
+        }
+    }
+
     pub(super) fn count_cut(&self) {
         self.drain.cut.fetch_add(1, Relaxed);
     }

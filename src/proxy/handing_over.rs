@@ -245,6 +245,7 @@ impl Worker {
         let upstream = upstream.filter(|_| adopted.server.is_some());
         if let Some(index) = upstream {
             shared.upstreams[usize::from(index)].enter();
+            shared.upstreams[usize::from(index)].count_adopted();
         }
         let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
         connection.slot = slot;

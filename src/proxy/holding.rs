@@ -94,6 +94,7 @@ impl Worker {
         proxy.hold.held.fetch_add(1, SeqCst);
         let (id, index) = (connection.id, connection.proxy);
         self.queues[usize::from(index)].insert(id, key);
+        self.tidy_queue(usize::from(index));
         self.arm(key, until);
         self.look_at_held(key);
         self.seek_upstreams(index);
@@ -243,14 +244,12 @@ impl Worker {
         due.flatten().min().map(|at| at.saturating_sub(self.now))
     }
 
-    /// Those that wait are many and mostly gone.
-    pub(super) fn tidy_queues(&mut self) {
-        for queue in &mut self.queues {
-            if queue.waiting.len() > 1024 + 2 * self.connections {
-                let table = &self.table;
-                let waits = |key: &Key| matches!(table.get(*key), Some(Entry::Connection(c)) if c.held);
-                queue.waiting.retain(|(_, key)| waits(key));
-            }
+    /// Forgets those who have gone, when they may be most.
+    fn tidy_queue(&mut self, index: usize) {
+        let (queue, table) = (&mut self.queues[index], &self.table);
+        if queue.waiting.len() > 1024 + 2 * self.connections {
+            let waits = |key: &Key| matches!(table.get(*key), Some(Entry::Connection(c)) if c.held);
+            queue.waiting.retain(|(_, key)| waits(key));
         }
     }
 }

@@ -63,6 +63,10 @@ impl Worker {
                 None => before.map(|before| UpstreamPlan { over: true, ..before }),
             };
         }
+        // Mostly there is none, and each turn looks at all.
+        if self.upstream_plans[proxy].iter().all(Option::is_none) {
+            self.upstream_plans[proxy].clear();
+        }
     }
 
     /// The stop was hurried.

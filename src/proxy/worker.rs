@@ -208,7 +208,6 @@ impl Worker {
         if self.timers.len() <= 2 * self.connections + STALE_TIMERS {
             return;
         }
-        self.tidy_queues();
         self.timers.retain(|at, key| match self.table.get_mut(key) {
             Some(Entry::Connection(connection)) => connection.wake_at == at,
             Some(Entry::Probe(_)) => true,
