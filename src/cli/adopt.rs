@@ -18,7 +18,9 @@ use clap::Args;
 
 use super::actions::at_least_a_moment;
 use crate::config::render_duration;
-use crate::control;
+use crate::control::by_hand::ByHand;
+use crate::control::protocol::Call;
+use crate::control::{self, client};
 use crate::{Error, Exit, Result};
 
 /// Where administrators put units, below the root directory.
@@ -83,6 +85,7 @@ impl Adopt {
     fn write(&self, unit: &str, socket: &Path) -> Result<String> {
         let files = self.files(unit, socket)?;
         self.look_for(unit)?;
+        self.look_for_upstream(socket)?;
         let shown: Vec<_> =
             files.iter().map(|file| format!("# {}\n{}", file.path.display(), file.content)).collect();
         let shown = shown.join("\n");
@@ -198,6 +201,24 @@ impl Adopt {
             other => {
                 Err(Error::new(Exit::Refused, format!("the unit {unit} is {other}: systemctl status {unit}")))
             }
+        }
+    }
+
+    /// # Errors
+    /// The daemon knows no such proxy or upstream: nobody would see it later, for nothing that it says may
+    /// fail the service.
+    fn look_for_upstream(&self, socket: &Path) -> Result<()> {
+        let call =
+            Call::Progress { proxy: self.proxy.clone().unwrap_or_default(), upstream: self.upstream.clone() };
+        match client::call::<ByHand>(socket, &call) {
+            Err(error) if error.exit() == Exit::Refused => Err(error),
+            Err(_) if self.root.is_none() => {
+                super::complain(
+                    "drained does not answer, so it is not checked whether it knows this upstream",
+                );
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 

@@ -134,7 +134,7 @@ pub fn change(
     who: &Who,
     (refusals, log): (&Refusals, &Logger),
 ) -> Result<ByHand, String> {
-    allow(call, who, refusals, log)?;
+    permit(call, who, refusals, log)?;
     let ms = |ms: &Option<u64>| ms.map(|ms| Duration::from_millis(ms.min(LONGEST)));
     let (name, upstream, changed, begun) = match call {
         Call::Drain { proxy, upstream, timeout_ms } => {
@@ -206,7 +206,7 @@ fn tell(
 ///
 /// # Errors
 /// What somebody is told who may not.
-pub fn allow(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Result<(), String> {
+pub fn permit(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Result<(), String> {
     let Some(who) = who.credentials else {
         return Err("refused: the kernel does not say who asks".to_string());
     };

@@ -215,9 +215,9 @@ impl Worker {
 
     fn probe_failed(&mut self, key: Key) {
         let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
-        let (pause, held) = (probe.pause, self.proxy(probe.proxy).held());
+        let pause = probe.pause;
         // A new key: the timer of the try that is over finds nothing.
-        let key = self.table.insert(Entry::Probe(probe.again(held)));
+        let key = self.table.insert(Entry::Probe(probe.again()));
         self.arm(key, self.now + pause);
     }
 

@@ -15,7 +15,7 @@ pub const RETRY_FIRST: u64 = 250;
 pub const RETRY_LAST: u64 = 5_000;
 /// While it is waited for: first after this many milliseconds, then a fifth longer each time.
 const OFTEN_FIRST: u64 = 20;
-/// The longest pause then, in milliseconds, while clients wait.
+/// The longest pause then, in milliseconds.
 const OFTEN_LAST: u64 = 500;
 
 /// One upstream, shared by all workers.
@@ -85,13 +85,11 @@ impl Probe {
         Probe { proxy, upstream, fd: None, pause: OFTEN_FIRST, often: true }
     }
 
-    /// The next try after one that failed, while `held` clients wait.
-    pub fn again(self, held: u32) -> Probe {
-        let pause = match (self.often, held) {
-            (false, _) => (self.pause * 2).min(RETRY_LAST),
-            (true, 0) => (self.pause + self.pause / 5).min(RETRY_LAST),
-            // It may have become long while nobody waited.
-            (true, _) => (self.pause + self.pause / 5).min(OFTEN_LAST),
+    /// The next try after one that failed.
+    pub fn again(self) -> Probe {
+        let pause = match self.often {
+            false => (self.pause * 2).min(RETRY_LAST),
+            true => (self.pause + self.pause / 5).min(OFTEN_LAST),
         };
         Probe { fd: None, pause, ..self }
     }
@@ -152,14 +150,11 @@ mod tests {
         let mut probe = Probe::often(0, 0);
         let mut waited = 0;
         while waited < 10_000 {
+            assert!(probe.pause >= 20 && probe.pause <= (20 + waited / 5).min(500), "after {waited} ms");
             waited += probe.pause;
-            let held = u32::from(waited < 5_000);
-            let before = probe.pause;
-            probe = probe.again(held);
-            // A fifth of the time that it was waited for already, or half a second.
-            assert!(before >= 20 && probe.pause <= (20 + waited / 5).min(if held > 0 { 500 } else { 5_000 }));
+            probe = probe.again();
         }
-        assert_eq!(Probe::new(0, 0).again(9).pause, 2 * RETRY_FIRST);
+        assert_eq!(Probe::new(0, 0).again().pause, 2 * RETRY_FIRST);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Ended, command, run};
+use super::{Ended, command, ctl, run};
+use crate::support::drained::Setup;
 use crate::support::scratch::Scratch;
 
 const DROP_IN: &str = "etc/systemd/system/myapp.service.d/50-drained.conf";
@@ -84,6 +85,25 @@ fn names_that_no_service_has_are_told() {
         assert!(ended.code == Some(64) && ended.err.contains(why), "{ended:?}");
     }
     assert_eq!(adopt(&scratch.path(""), &["myapp"]).code, Some(64), "without an upstream");
+}
+
+#[test]
+fn an_upstream_that_the_daemon_does_not_know_is_told() {
+    let drained = Setup::proxy("127.0.0.1:1", "").start();
+    let root = drained.scratch.path("root");
+    let root = root.to_str().unwrap();
+    let adopt = |proxy, upstream| {
+        ctl(&drained, &["adopt", "--root", root, "myapp", "--proxy", proxy, "--upstream", upstream])
+    };
+    for (ended, why) in [
+        (adopt("q", "127.0.0.1:1"), "unknown proxy \"q\": there is p"),
+        (adopt("p", "127.0.0.1:2"), "unknown upstream \"127.0.0.1:2\": the proxy \"p\" has 127.0.0.1:1"),
+    ] {
+        assert!(ended.code == Some(65) && ended.err.contains(why) && ended.out.is_empty(), "{ended:?}");
+    }
+    assert!(!Path::new(root).exists());
+    assert_eq!(adopt("p", "127.0.0.1:1").code, Some(0));
+    assert!(Path::new(root).join(BESIDE).exists());
 }
 
 /// systemd itself reads what was written, where it is installed.
