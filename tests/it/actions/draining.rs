@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use super::{ctl, finish, ok, proxy, spawn, upstream_state};
 use crate::support::drained::{Setup, pair, until};
 use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, talk};
+use crate::support::steady::steady;
 
 #[test]
 fn an_unknown_proxy_or_upstream_is_told_with_the_known_ones() {
@@ -39,7 +41,7 @@ fn a_drained_upstream_gets_nobody_and_the_others_take_all() {
     let said = ok(&drained, &["drain", "p", "--upstream", &upstreams[0].address, "--wait"]);
     assert!(said.contains("0 connections ended, none was cut"), "{said}");
     let held: Vec<_> = (0..6).map(|_| pair(&drained, &upstreams[1])).collect();
-    assert!(upstreams[0].accept_within(std::time::Duration::ZERO).is_none());
+    assert!(upstreams[0].accept_within(Duration::ZERO).is_none());
     assert_eq!(proxy(&drained)["upstreams"][0]["state"], "drained");
     assert_eq!(proxy(&drained)["upstreams"][1]["state"], "up");
     assert!(ok(&drained, &["resume", "p", "--wait"]).contains("takes connections"));
@@ -199,4 +201,27 @@ fn on_a_terminal_one_line_shows_how_far_it_is() {
     let shown = String::from_utf8(script.output().expect("script (util-linux) starts").stdout).unwrap();
     assert!(shown.contains("\r\u{1b}[K") && shown.contains("1 connection left, cut in 1 s"), "{shown:?}");
     assert!(shown.contains("had to be cut") && shown.contains("code 75"), "{shown:?}");
+}
+
+/// Each is told goodbye in its turn, not all in the same instant.
+#[test]
+fn goodbyes_are_spread() {
+    steady(|| {
+        let upstream = Listener::new();
+        let drained = Setup::proxy(&upstream.address, "drain = { spread = \"3s\" }").start();
+        let (clients, servers): (Vec<_>, Vec<_>) = (0..16).map(|_| pair(&drained, &upstream)).unzip();
+        ok(&drained, &["drain", "p"]);
+        let told = |server| {
+            std::thread::spawn(move || {
+                assert_eq!(end_of(&server), Ended::Fin);
+                Instant::now()
+            })
+        };
+        let threads: Vec<_> = servers.into_iter().map(told).collect();
+        let mut times: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        times.sort();
+        let took = times[15] - times[0];
+        assert!((Duration::from_millis(700)..Duration::from_millis(3_500)).contains(&took), "{took:?}");
+        drop(clients);
+    });
 }
