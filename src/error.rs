@@ -18,12 +18,16 @@ pub enum Exit {
     Orderly = 0,
     /// EX_USAGE: the command line is wrong.
     Usage = 64,
+    /// EX_DATAERR: the daemon refused what drainctl asked for, an unknown proxy for one.
+    Refused = 65,
     /// EX_UNAVAILABLE: the daemon that drainctl talks to isn't there.
     Unavailable = 69,
     /// EX_SOFTWARE: a worker or step was left behind, or a bug.
     Software = 70,
     /// EX_OSERR: the system refused (address in use, too few file descriptors, ...).
     System = 71,
+    /// EX_TEMPFAIL: a drain had to cut connections, or what was waited for did not come about.
+    Unfinished = 75,
     /// EX_CONFIG: the configuration is wrong.
     Config = 78,
 }

@@ -50,6 +50,10 @@ events! {
     UpstreamDown = "upstream-down", "e0226407b074d57742c9c3ea3f53d089";
     /// An upstream takes connections again.
     UpstreamUp = "upstream-up", "c9e30f244f2c0ae27ee835e1cf526cc6";
+    /// The last connection of a drained upstream has ended.
+    UpstreamDrained = "upstream-drained", "572e3ee607efc2e485dc675677830800";
+    /// Somebody changed by the control socket what the daemon does, or was refused it.
+    ByHand = "by-hand", "956de1a591675848c3912f1e15ace43d";
     /// A listener waits: max_connections is reached or file descriptors ran out.
     AcceptPaused = "accept-paused", "fef98cd1c70b97ce928ab15a6f5ba1b4";
     /// A listener that waited takes in connections again.

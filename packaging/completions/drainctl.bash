@@ -16,29 +16,41 @@ _drainctl() {
             ",$1")
                 cmd="drainctl"
                 ;;
-            drainctl,connections)
-                cmd="drainctl__subcmd__connections"
+            drainctl,adopt)
+                cmd="drainctl__subcmd__adopt"
+                ;;
+            drainctl,drain)
+                cmd="drainctl__subcmd__drain"
                 ;;
             drainctl,help)
                 cmd="drainctl__subcmd__help"
                 ;;
+            drainctl,hold)
+                cmd="drainctl__subcmd__hold"
+                ;;
+            drainctl,resume)
+                cmd="drainctl__subcmd__resume"
+                ;;
             drainctl,status)
                 cmd="drainctl__subcmd__status"
                 ;;
-            drainctl,top)
-                cmd="drainctl__subcmd__top"
+            drainctl__subcmd__help,adopt)
+                cmd="drainctl__subcmd__help__subcmd__adopt"
                 ;;
-            drainctl__subcmd__help,connections)
-                cmd="drainctl__subcmd__help__subcmd__connections"
+            drainctl__subcmd__help,drain)
+                cmd="drainctl__subcmd__help__subcmd__drain"
                 ;;
             drainctl__subcmd__help,help)
                 cmd="drainctl__subcmd__help__subcmd__help"
                 ;;
+            drainctl__subcmd__help,hold)
+                cmd="drainctl__subcmd__help__subcmd__hold"
+                ;;
+            drainctl__subcmd__help,resume)
+                cmd="drainctl__subcmd__help__subcmd__resume"
+                ;;
             drainctl__subcmd__help,status)
                 cmd="drainctl__subcmd__help__subcmd__status"
-                ;;
-            drainctl__subcmd__help,top)
-                cmd="drainctl__subcmd__help__subcmd__top"
                 ;;
             *)
                 ;;
@@ -47,7 +59,7 @@ _drainctl() {
 
     case "${cmd}" in
         drainctl)
-            opts="-h -V --socket --json --help --version status connections top help"
+            opts="-h -V --socket --json --help --version status drain resume hold adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -64,8 +76,42 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        drainctl__subcmd__connections)
-            opts="-h --upstream --client --state --sort --limit --socket --json --help"
+        drainctl__subcmd__adopt)
+            opts="-h --proxy --upstream --timeout --dry-run --undo --yes --root --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --proxy)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --upstream)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --root)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__drain)
+            opts="-h --upstream --wait --timeout --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -75,19 +121,7 @@ _drainctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --client)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --state)
-                    COMPREPLY=($(compgen -W "connecting sending-to-upstream sending-to-client waiting-for-upstream half-closed active quiet closing" -- "${cur}"))
-                    return 0
-                    ;;
-                --sort)
-                    COMPREPLY=($(compgen -W "age idle bytes client upstream" -- "${cur}"))
-                    return 0
-                    ;;
-                --limit)
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -103,7 +137,7 @@ _drainctl() {
             return 0
             ;;
         drainctl__subcmd__help)
-            opts="status connections top help"
+            opts="status drain resume hold adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -116,7 +150,21 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        drainctl__subcmd__help__subcmd__connections)
+        drainctl__subcmd__help__subcmd__adopt)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__help__subcmd__drain)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -144,6 +192,34 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        drainctl__subcmd__help__subcmd__hold)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__help__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         drainctl__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -158,27 +234,17 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        drainctl__subcmd__help__subcmd__top)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        drainctl__subcmd__status)
-            opts="-h --socket --json --help"
+        drainctl__subcmd__hold)
+            opts="-h --timeout --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -190,7 +256,33 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        drainctl__subcmd__top)
+        drainctl__subcmd__resume)
+            opts="-h --upstream --wait --timeout --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --upstream)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__status)
             opts="-h --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

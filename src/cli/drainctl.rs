@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::looking::{self, Connections};
+use super::{actions, adopt};
 use crate::Result;
 use crate::control::paint::{self, Paint};
 use crate::control::{self, client};
@@ -44,8 +45,21 @@ enum Command {
     Status,
     /// List the connections
     Connections(Connections),
+
     /// Show all of it on the whole terminal, each second anew: ? tells the keys
     Top,
+
+    /// Take an upstream out of service: no new connection goes there, those that it has are drained
+    Drain(actions::Drain),
+
+    /// Put upstreams back into service: clients go there as soon as a connect succeeds
+    Resume(actions::Resume),
+
+    /// Have new clients of a proxy wait
+    Hold(actions::Hold),
+
+    /// Have systemd drain a service behind a proxy whenever it stops or restarts it
+    Adopt(adopt::Adopt),
 }
 
 impl Options {
@@ -61,6 +75,19 @@ impl Options {
             }
             Command::Connections(connections) => connections.run(&self.socket, self.json),
             Command::Top => looking::top(&self.socket, self.json),
+            Command::Drain(drain) => told(drain.run(&self.socket, self.json)),
+            Command::Resume(resume) => told(resume.run(&self.socket, self.json)),
+            Command::Hold(hold) => told(hold.run(&self.socket, self.json)),
+            Command::Adopt(adopt) => told(adopt.run(&self.socket)),
         }
     }
+}
+
+/// Prints what there is to print.
+fn told(result: Result<String>) -> Result<()> {
+    let text = result?;
+    if !text.is_empty() {
+        super::say(text);
+    }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 //! Everything that the two programs print themselves is printed here, once, by the name of the
 //! program; nothing below this prints or exits.
 
+mod actions;
+mod adopt;
 pub mod drainctl;
 pub mod drained;
 mod looking;

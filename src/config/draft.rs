@@ -15,6 +15,7 @@ use super::{
 use super::{check, read};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HOLD: Duration = Duration::from_secs(30);
 
 /// Reads all files as one configuration.
 pub(super) fn build(files: &[ConfigFile]) -> Result<Config, Errors> {
@@ -59,6 +60,7 @@ pub(super) struct ProxyDraft {
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) max_connections: u32,
+    pub(super) hold: Duration,
     pub(super) send_proxy: SendProxy,
     pub(super) check: Option<Check>,
     pub(super) drain: DrainDraft,
@@ -115,6 +117,7 @@ impl ProxyDraft {
             connect_timeout: CONNECT_TIMEOUT,
             idle_timeout: Duration::ZERO,
             max_connections: 0,
+            hold: HOLD,
             send_proxy: SendProxy::Off,
             check: None,
             drain: DrainDraft::default(),
@@ -131,6 +134,7 @@ impl ProxyDraft {
             connect_timeout: self.connect_timeout,
             idle_timeout: Some(self.idle_timeout).filter(|t| !t.is_zero()),
             max_connections: Some(self.max_connections).filter(|n| *n > 0),
+            hold: self.hold,
             send_proxy: self.send_proxy,
             check: self.check,
             drain,

@@ -8,8 +8,11 @@ pub(super) const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Units, with their length in milliseconds, the longest last.
 const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
-/// Reads a duration between `shortest` and [`LONGEST`]; an error says what would be right.
-pub(super) fn parse(text: &str, shortest: Duration) -> Result<Duration, String> {
+/// Reads a duration between `shortest` and 24 h; an error says what would be right.
+///
+/// # Errors
+/// What is wrong with the text, and what would be right.
+pub fn parse(text: &str, shortest: Duration) -> Result<Duration, String> {
     let duration = parse_any(text)?;
     if duration > LONGEST {
         return Err(format!("{text:?} is too long, at most {:?}", render(LONGEST)));

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use duration::render as render_duration;
+pub use duration::{parse as parse_duration, render as render_duration};
 
 /// The most upstreams that one proxy takes.
 pub const MOST_UPSTREAMS: usize = 64;
@@ -80,6 +80,8 @@ pub struct Proxy {
     pub idle_timeout: Option<Duration>,
     /// None: what the file descriptor limit allows.
     pub max_connections: Option<u32>,
+    /// How long a client waits while no upstream takes connections, counted from its accept; up to 24 h.
+    pub hold: Duration,
     /// Whether upstreams are told the client's address.
     pub send_proxy: SendProxy,
     /// How its upstreams are looked at, beside the connections of clients. None: they are not.
@@ -100,6 +102,7 @@ impl Proxy {
             connect_timeout: Duration::from_secs(5),
             idle_timeout: None,
             max_connections: None,
+            hold: Duration::ZERO,
             send_proxy: SendProxy::Off,
             check: None,
             drain: Drain::default(),

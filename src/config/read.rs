@@ -25,6 +25,7 @@ const PROXY_KEYS: &[&str] = &[
     "connect_timeout",
     "idle_timeout",
     "max_connections",
+    "hold",
     "send_proxy",
     "check",
     "drain",
@@ -33,7 +34,6 @@ const PROTOCOLS: &[&str] = &["tcp"];
 
 /// Of the fixed interface, and not done by this version: told, never silently ignored.
 const HANDOVER_KEYS: &[&str] = &["on_restart", "crash_after"];
-const LATER_PROXY_KEYS: &[&str] = &["hold"];
 const LATER_PROTOCOLS: &[&str] = &["http1", "http2", "postgres", "redis", "mqtt", "smtp", "imap"];
 
 /// What a duration that cannot be zero is at least.
@@ -177,7 +177,7 @@ fn read_proxies(table: &Table<'_>, draft: &mut Draft, report: &mut Report) {
 }
 
 fn read_proxy(name: At<String>, table: &Table<'_>, report: &mut Report) -> ProxyDraft {
-    table.check_keys(PROXY_KEYS, LATER_PROXY_KEYS, report);
+    table.check_keys(PROXY_KEYS, &[], report);
     let mut proxy = ProxyDraft::new(name);
     proxy.listen = table
         .strings("listen", report)
@@ -202,6 +202,9 @@ fn read_proxy(name: At<String>, table: &Table<'_>, report: &mut Report) -> Proxy
     }
     if let Some(at) = table.integer("max_connections", 0..=MOST_CONNECTIONS, report) {
         proxy.max_connections = at.value;
+    }
+    if let Some(at) = table.duration("hold", Duration::ZERO, report) {
+        proxy.hold = at.value;
     }
     if let Some(at) =
         table.string("send_proxy", report).and_then(|at| judge("send_proxy", at, report, send_proxy))

@@ -88,6 +88,7 @@ fn a_full_configuration_is_read() {
         connect_timeout = "500ms"
         idle_timeout = "1h"
         max_connections = 1_000
+        hold = "0s"
         send_proxy = "v2"
         drain = { lame_duck = "2s", deadline = "2m" }
         [proxy.api]
@@ -106,6 +107,7 @@ fn a_full_configuration_is_read() {
         connect_timeout: s(5),
         idle_timeout: None,
         max_connections: None,
+        hold: s(30),
         send_proxy: SendProxy::Off,
         check: None,
         drain: Drain { lame_duck: s(1), deadline: s(60), deadline_on_shutdown: s(10), spread: s(3) },
@@ -125,6 +127,7 @@ fn a_full_configuration_is_read() {
         connect_timeout: Duration::from_millis(500),
         idle_timeout: Some(s(3600)),
         max_connections: Some(1000),
+        hold: Duration::ZERO,
         send_proxy: SendProxy::V2,
         check: None,
         drain: Drain { lame_duck: s(2), deadline: s(120), deadline_on_shutdown: s(10), spread: s(3) },
@@ -197,7 +200,7 @@ fn each_mistake_is_one_clear_line_at_its_place() {
             "5:15",
             "\"1\" has no unit: write \"1s\" for seconds (units: ms, s, m, h); or write \"never\"",
         ),
-        ("hold = \"30s\"", "4:1", "hold in [proxy.web] is not available in this version"),
+        ("hold = \"30\"", "4:8", "\"30\" has no unit: write \"30s\" for seconds"),
         ("protocol = \"http1\"", "4:12", "\"http1\" is not available in this version"),
         // The control socket.
         ("[daemon]\ncontrol = \"run/c.sock\"", "5:11", "absolute path"),

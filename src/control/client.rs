@@ -12,7 +12,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use serde::de::DeserializeOwned;
 
 use super::Status;
-use super::protocol::{self, Call, LONGEST_REPLY};
+use super::protocol::{self, Call, LONGEST_REPLY, NoAnswer};
 use crate::{Error, Exit, Result};
 
 /// How long the daemon may take for the whole of an answer.
@@ -29,11 +29,13 @@ pub fn status(path: &Path) -> Result<Status> {
 /// Asks the daemon that listens on `path` for one thing.
 ///
 /// # Errors
-/// Exit 69, with what to do, where no daemon answers, or with what it says where it refuses.
+/// Exit 69, with what to do, where no daemon answers; 65 with what it says where it refuses.
 pub fn call<T: DeserializeOwned>(path: &Path, call: &Call) -> Result<T> {
     let line = ask(path, call)?;
-    protocol::answer_from_line(&line)
-        .map_err(|e| Error::new(Exit::Unavailable, format!("{}: {e}", path.display())))
+    protocol::answer_from_line(&line).map_err(|e| match e {
+        NoAnswer::Refused(message) => Error::new(Exit::Refused, message),
+        NoAnswer::Unreadable(why) => Error::new(Exit::Unavailable, format!("{}: {why}", path.display())),
+    })
 }
 
 fn ask(path: &Path, call: &Call) -> Result<Vec<u8>> {

@@ -43,6 +43,8 @@ macro_rules! words {
 words! {
     /// What a connection does.
     Doing:
+    /// It waits for an upstream that takes it.
+    Held = "held",
     /// An upstream is being tried.
     Connecting = "connecting",
     /// Bytes are on their way.

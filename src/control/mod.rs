@@ -3,6 +3,7 @@
 //! One JSON object a line, see [`protocol`]. The server knows nothing of what it tells: it is
 //! given an [`Operator`] that answers, and never blocks for a client.
 
+pub mod by_hand;
 pub mod client;
 pub mod clients;
 mod connection;

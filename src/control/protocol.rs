@@ -30,14 +30,35 @@ pub enum Call {
     Status,
     /// Which connections there are, answered with a [`Listing`](super::connections::Listing).
     Connections(Query),
-    /// Drain a proxy, or one of its upstreams.
+    /// Have an upstream, or all of a proxy, take no new connections, and drain those that they have.
     Drain {
         /// Its name.
         proxy: String,
-        /// Its address, as the configuration writes it; None: all of them.
+        /// As the configuration writes it; null or left out: all.
         upstream: Option<String>,
-        /// After how many milliseconds what is left is cut; None: as the configuration has it.
+        /// Until connections are cut, in milliseconds, up to 24 h; null or left out: the proxy's own deadline.
         timeout_ms: Option<u64>,
+    },
+    /// Have drained upstreams take connections again, and end a hold.
+    Resume {
+        /// Its name.
+        proxy: String,
+        /// As the configuration writes it; null or left out: all, and a hold by hand ends.
+        upstream: Option<String>,
+    },
+    /// Have new clients of a proxy wait.
+    Hold {
+        /// Its name.
+        proxy: String,
+        /// For how long, in milliseconds, up to 24 h; null or left out: until it is resumed.
+        timeout_ms: Option<u64>,
+    },
+    /// How far a drain or a resumption has come.
+    Progress {
+        /// Its name.
+        proxy: String,
+        /// As the configuration writes it; null or left out: all.
+        upstream: Option<String>,
     },
 }
 
@@ -63,7 +84,41 @@ fn none<T>() -> Option<T> {
 
 impl Call {
     /// The words of all calls.
-    const WORDS: [&str; 3] = ["status", "connections", "drain"];
+    const WORDS: [&str; 6] = ["status", "connections", "drain", "resume", "hold", "progress"];
+
+    /// Its word.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Call::Status => "status",
+            Call::Connections(_) => "connections",
+            Call::Drain { .. } => "drain",
+            Call::Resume { .. } => "resume",
+            Call::Hold { .. } => "hold",
+            Call::Progress { .. } => "progress",
+        }
+    }
+
+    /// Its word and what it is about, for the journal: names of strangers are shortened and quoted.
+    pub fn words(&self) -> String {
+        let about = match self {
+            Call::Status | Call::Connections(_) => vec![],
+            Call::Drain { proxy, upstream, .. }
+            | Call::Resume { proxy, upstream }
+            | Call::Progress { proxy, upstream } => {
+                [Some(proxy), upstream.as_ref()].into_iter().flatten().collect()
+            }
+            Call::Hold { proxy, .. } => vec![proxy],
+        };
+        let mut words = self.verb().to_string();
+        for name in about {
+            let plain = name.len() <= 128 && name.chars().all(|c| c.is_ascii_graphic());
+            match plain {
+                true => words.push_str(&format!(" {name}")),
+                false => words.push_str(&format!(" {:?}", name.chars().take(128).collect::<String>())),
+            }
+        }
+        words
+    }
 
     /// The request's line, its end included.
     pub fn to_line(&self) -> Vec<u8> {
@@ -99,14 +154,26 @@ pub fn error_line(message: &str) -> Vec<u8> {
     line(&Reply::<()> { version: VERSION, ok: None, error: Some(message.to_string()) })
 }
 
-/// Reads a reply; the error is for the user.
-pub fn answer_from_line<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
-    let reply: Reply<T> =
-        serde_json::from_slice(text).map_err(|e| format!("the answer cannot be read: {e}"))?;
+/// Why a reply has no answer, for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The daemon says no.
+    Refused(String),
+    /// It is none that this program understands.
+    Unreadable(String),
+}
+
+/// Reads a reply.
+///
+/// # Errors
+/// It is no answer, or none that can be read.
+pub fn answer_from_line<T: DeserializeOwned>(text: &[u8]) -> Result<T, NoAnswer> {
+    let unreadable = |e| NoAnswer::Unreadable(format!("the answer cannot be read: {e}"));
+    let reply: Reply<T> = serde_json::from_slice(text).map_err(unreadable)?;
     match reply {
-        Reply { error: Some(message), .. } => Err(message),
+        Reply { error: Some(message), .. } => Err(NoAnswer::Refused(message)),
         Reply { ok: Some(answer), .. } => Ok(answer),
-        Reply { .. } => Err("the answer is empty".to_string()),
+        Reply { .. } => Err(NoAnswer::Unreadable("the answer is empty".to_string())),
     }
 }
 
@@ -129,6 +196,26 @@ mod tests {
     }
 
     #[test]
+    fn arguments_that_are_left_out_are_none() {
+        let drain = Call::from_line(br#"{"version":1,"call":"drain","proxy":"web"}"#).expect("a drain");
+        assert_eq!(drain, Call::Drain { proxy: "web".to_string(), upstream: None, timeout_ms: None });
+        let missing = Call::from_line(br#"{"version":1,"call":"drain"}"#).expect_err("no proxy");
+        assert!(missing.contains("missing field `proxy`"), "{missing}");
+        for word in Call::WORDS {
+            let line = format!(r#"{{"version":1,"call":"{word}","proxy":"web"}}"#);
+            assert_eq!(Call::from_line(line.as_bytes()).expect("a call").verb(), word);
+        }
+    }
+
+    #[test]
+    fn names_of_strangers_go_quoted_and_short_into_the_journal() {
+        let hold = |proxy: &str| Call::Hold { proxy: proxy.to_string(), timeout_ms: None }.words();
+        assert_eq!(hold("web"), "hold web");
+        assert_eq!(hold("a\nb c"), r#"hold "a\nb c""#);
+        assert!(hold(&"x".repeat(60_000)).len() < 200);
+    }
+
+    #[test]
     fn what_is_no_request_is_told() {
         for (line, message) in [
             (&b""[..], "not a line of JSON"),
@@ -147,8 +234,12 @@ mod tests {
 
     #[test]
     fn an_error_reply_is_read_as_one() {
-        assert_eq!(answer_from_line::<()>(&error_line("no")), Err("no".to_string()));
-        assert_eq!(answer_from_line::<()>(br#"{"version":1}"#), Err("the answer is empty".to_string()));
-        assert!(answer_from_line::<()>(b"junk").is_err_and(|e| e.contains("cannot be read")));
+        assert_eq!(answer_from_line::<()>(&error_line("no")), Err(NoAnswer::Refused("no".to_string())));
+        for (line, message) in
+            [(&br#"{"version":1}"#[..], "the answer is empty"), (b"junk", "cannot be read")]
+        {
+            let Err(NoAnswer::Unreadable(text)) = answer_from_line::<()>(line) else { panic!("{message}") };
+            assert!(text.contains(message), "{text}");
+        }
     }
 }

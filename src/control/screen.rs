@@ -136,6 +136,7 @@ pub(super) fn tone(state: State) -> Tone {
 pub(super) fn upstream_tone(state: UpstreamState) -> Tone {
     match state {
         UpstreamState::Up => Tone::Good,
+        UpstreamState::Draining | UpstreamState::Drained => Tone::Warning,
         UpstreamState::Down => Tone::Bad,
     }
 }

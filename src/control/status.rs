@@ -114,6 +114,10 @@ pub enum UpstreamState {
     Up,
     /// It does not; it is tried again in the background.
     Down,
+    /// It shall not: an administrator drains it, and it has connections yet.
+    Draining,
+    /// The same, and it has none.
+    Drained,
 }
 
 impl Status {
@@ -155,6 +159,8 @@ impl UpstreamState {
         match self {
             UpstreamState::Up => "up",
             UpstreamState::Down => "down",
+            UpstreamState::Draining => "draining",
+            UpstreamState::Drained => "drained",
         }
     }
 }
@@ -204,7 +210,8 @@ mod tests {
         {
             assert_eq!(serde_json::to_string(&state).expect("json"), format!("{:?}", state.word()));
         }
-        for state in [UpstreamState::Up, UpstreamState::Down] {
+        for state in [UpstreamState::Up, UpstreamState::Down, UpstreamState::Draining, UpstreamState::Drained]
+        {
             assert_eq!(serde_json::to_string(&state).expect("json"), format!("{:?}", state.word()));
         }
     }

@@ -144,6 +144,7 @@ fn told(fleet: &Fleet, row: &Row) -> connections::Row {
 
 fn word(doing: Doing) -> connections::Doing {
     match doing {
+        Doing::Held => connections::Doing::Held,
         Doing::Connecting => connections::Doing::Connecting,
         Doing::SendingToUpstream => connections::Doing::SendingToUpstream,
         Doing::SendingToClient => connections::Doing::SendingToClient,

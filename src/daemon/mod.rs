@@ -1,5 +1,6 @@
 //! The daemon: ordered startup, and the steps of its stop.
 
+mod by_hand;
 pub mod demo;
 mod handover;
 mod intent;
@@ -96,6 +97,9 @@ fn serve(
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
 
+    if let Some(path) = control_path(&config) {
+        by_hand::restore(&fleet, &by_hand::file_of(&path), log);
+    }
     life.hurry(HURRY + GRACE);
     if let Some(endpoint) = endpoint {
         metrics::start(endpoint, &mut life, &fleet, log_stats, log)?;
@@ -145,11 +149,14 @@ fn start_control(
     handle: &Handle,
     log: &Logger,
 ) -> Result<Option<Running>> {
-    let Some(path) = config.daemon.control.clone().or_else(control_path_of_the_unit) else {
-        return Ok(None);
-    };
-    let operator = operator::Daemon::new(fleet.clone(), handle.clone());
-    ControlServer::bind(&path, MODE)?.start(log.clone(), operator).map(Some)
+    let Some(path) = control_path(config) else { return Ok(None) };
+    let (kept, log) = (by_hand::file_of(&path), log.clone());
+    let operator = operator::Daemon::new(fleet.clone(), handle.clone(), kept, log.clone());
+    ControlServer::bind(&path, MODE)?.start(log, operator).map(Some)
+}
+
+fn control_path(config: &Config) -> Option<PathBuf> {
+    config.daemon.control.clone().or_else(control_path_of_the_unit)
 }
 
 /// $RUNTIME_DIRECTORY is set by RuntimeDirectory=, several parted by colons, see systemd.exec(5).

@@ -1,9 +1,14 @@
 //! The daemon as drainctl sees it: what it answers to each call.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Serialize;
+use slog::Logger;
+
+use super::by_hand::Refusals;
 use super::looking::Looking;
-use super::report;
+use super::{by_hand, report};
 use crate::control::Operator;
 use crate::control::operator::{Reply, Who};
 use crate::control::protocol::Call;
@@ -12,23 +17,41 @@ use crate::proxy::Fleet;
 
 /// What the calls need.
 pub struct Daemon {
-    pub fleet: Arc<Fleet>,
-    pub handle: Handle,
+    fleet: Arc<Fleet>,
+    handle: Handle,
+    log: Logger,
+    /// Where what is set by hand is kept.
+    kept: PathBuf,
+    refusals: Refusals,
     looking: Looking,
 }
 
 impl Daemon {
-    pub fn new(fleet: Arc<Fleet>, handle: Handle) -> Daemon {
-        Daemon { looking: Looking::new(fleet.clone()), fleet, handle }
+    pub fn new(fleet: Arc<Fleet>, handle: Handle, kept: PathBuf, log: Logger) -> Daemon {
+        let (looking, refusals) = (Looking::new(fleet.clone()), Refusals::default());
+        Daemon { fleet, handle, log, kept, refusals, looking }
     }
 }
 
 impl Operator for Daemon {
-    fn answer(&self, call: Call, _who: &Who, reply: Reply) {
+    fn answer(&self, call: Call, who: &Who, reply: Reply) {
         match call {
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),
             Call::Connections(query) => self.looking.answer(query, reply),
-            Call::Drain { .. } => reply.refuse("not known"),
+            Call::Drain { .. } | Call::Resume { .. } | Call::Hold { .. } => {
+                let told = (&self.refusals, &self.log);
+                answer(reply, by_hand::change(&self.fleet, &self.kept, &call, who, told));
+            }
+            Call::Progress { proxy, upstream } => {
+                answer(reply, by_hand::progress(&self.fleet, &proxy, upstream.as_deref()));
+            }
         }
+    }
+}
+
+fn answer(reply: Reply, answer: Result<impl Serialize, String>) {
+    match answer {
+        Ok(answer) => reply.ok(&answer),
+        Err(message) => reply.refuse(&message),
     }
 }

@@ -18,7 +18,8 @@ pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drai
 
 /// STATUS= while serving.
 pub fn running_text(fleet: &Fleet) -> String {
-    let down = fleet.proxies.iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up()).count();
+    let down =
+        fleet.proxies.iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up() && !u.is_closed()).count();
     let down = if down > 0 {
         format!("; {}", count(down as u64, "upstream is down", "upstreams are down"))
     } else {
@@ -60,8 +61,9 @@ fn count(n: u64, one: &str, many: &str) -> String {
 /// What `drainctl status` shows.
 pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
     let state = State::from(handle.state());
+    let settled = fleet.is_settled();
     let proxies: BTreeMap<_, _> =
-        fleet.proxies.iter().map(|p| (p.config.name.clone(), proxy_status(p, state))).collect();
+        fleet.proxies.iter().map(|p| (p.config.name.clone(), proxy_status(p, state, settled))).collect();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
@@ -76,27 +78,37 @@ pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
     }
 }
 
-fn proxy_status(proxy: &Proxy, daemon: State) -> ProxyStatus {
+fn proxy_status(proxy: &Proxy, daemon: State, settled: bool) -> ProxyStatus {
     let totals = proxy.totals();
     ProxyStatus {
         state: if proxy.is_draining() { State::Draining } else { daemon },
         protocol: proxy.config.protocol.to_string(),
         connections: Connections {
             active: u64::from(proxy.active()),
-            held: 0,
+            held: u64::from(proxy.held()),
             accepted: totals.accepted,
             drained: totals.drained,
             cut: totals.cut,
             failed: totals.failed,
         },
         bytes: Bytes { to_upstream: totals.bytes_to_upstream, to_client: totals.bytes_to_client },
-        upstreams: proxy.upstreams.iter().map(upstream_status).collect(),
+        upstreams: proxy.upstreams.iter().map(|u| upstream_status(u, settled)).collect(),
     }
 }
 
-fn upstream_status(upstream: &Upstream) -> UpstreamStatus {
-    let state = if upstream.is_up() { UpstreamState::Up } else { UpstreamState::Down };
+fn upstream_status(upstream: &Upstream, settled: bool) -> UpstreamStatus {
+    let state = upstream_state(upstream, settled);
     UpstreamStatus { address: upstream.name.clone(), state, connections: u64::from(upstream.active()) }
+}
+
+/// Whether it takes connections; `settled` once all workers know what was set by hand.
+pub fn upstream_state(upstream: &Upstream, settled: bool) -> UpstreamState {
+    match upstream.is_closed() {
+        true if settled && upstream.active() == 0 => UpstreamState::Drained,
+        true => UpstreamState::Draining,
+        false if upstream.is_up() => UpstreamState::Up,
+        false => UpstreamState::Down,
+    }
 }
 
 /// SIGUSR1: the same as `drainctl status`, a line a proxy, into the journal.

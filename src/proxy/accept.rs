@@ -138,7 +138,7 @@ impl Worker {
         match watched {
             Ok(()) => {
                 self.will_park(key);
-                self.connect(key);
+                self.seek(key);
                 self.look_at_drain(key);
             }
             Err(_) => self.end(key, End::Failed),

@@ -143,6 +143,11 @@ impl Worker {
         let shared = &self.fleet.proxies[usize::from(check.proxy)];
         let Some(config) = &shared.config.check else { return };
         check.due = next_due(check.due, config.interval.as_millis() as u64, self.now);
+        if shared.upstreams[usize::from(check.upstream)].is_closed() {
+            // Somebody works at it; when it is resumed a connect says whether it is up.
+            check.tally = Tally::new();
+            return self.rest(key);
+        }
         let fd = match socket::start_connect(&shared.upstreams[usize::from(check.upstream)].address) {
             Ok(Connecting::Done(fd) | Connecting::Pending(fd)) => fd,
             Err(errno) => return self.check_found(key, finding(errno)),
@@ -200,11 +205,17 @@ impl Worker {
             Finding::Nothing => return self.rest(key),
         };
         debug!(self.log, "check of upstream {}: {why}", upstream.name);
+        if upstream.is_closed() {
+            return self.rest(key);
+        }
         let news = check.tally.note(good, config.rise, config.fall);
         match news.filter(|healthy| upstream.set_healthy(*healthy)) {
-            Some(true) => info!(self.log, "upstream {} takes connections again: {} good checks in a row",
+            Some(true) => {
+                info!(self.log, "upstream {} takes connections again: {} good checks in a row",
                 upstream.name, config.rise; Event::UpstreamUp,
-                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone()),
+                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+                self.fleet.tell_held(shared);
+            }
             Some(false) => {
                 warn!(self.log, "upstream {} does not take connections: {} failed checks in a row, the last one: {why}",
                 upstream.name, config.fall; Event::UpstreamDown,

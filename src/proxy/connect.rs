@@ -12,7 +12,7 @@ use super::portable::{NO_SLOT, record_of};
 use super::proxy_protocol;
 use super::slab::Key;
 use super::source::{Side, Source};
-use super::upstream::{Probe, RETRY_FIRST, RETRY_LAST, Tried, pick};
+use super::upstream::{Probe, RETRY_FIRST, Tried, pick};
 use super::worker::{Entry, RETRY_SCARCE, SOCKET_EVENTS, Worker};
 use crate::config::SendProxy;
 use crate::event::Event;
@@ -21,7 +21,7 @@ use crate::sys::clock::Tick;
 use crate::sys::socket::{self, Connecting, Peer};
 
 impl Worker {
-    /// Starts to connect a client to the next upstream; ends it when all were tried.
+    /// Starts to connect a client to the next upstream; has it wait when all were tried.
     pub(super) fn connect(&mut self, key: Key) {
         let mut crowded = Tried::default();
         loop {
@@ -31,7 +31,7 @@ impl Worker {
             let again = (self.now + RETRY_SCARCE).min(connection.connect_until.unwrap_or(self.now));
             let index = match pick(&proxy.upstreams, connection.tried.and(crowded), start) {
                 Some(index) => index,
-                None if crowded.is_empty() => return self.end(key, End::Failed),
+                None if crowded.is_empty() => return self.hold(key),
                 None => return self.arm(key, again),
             };
             let upstream = &proxy.upstreams[index];
@@ -89,8 +89,10 @@ impl Worker {
         let now = self.now;
         let Some(connection) = self.connection(key) else { return };
         match (&connection.server, connection.connect_until) {
+            (None, Some(until)) if connection.held && now < until => self.arm(key, until),
             (None, Some(until)) if now < until => self.connect(key),
-            (None, _) => self.end(key, End::Failed),
+            (None, _) if connection.held => self.end(key, End::Failed),
+            (None, _) => self.hold(key),
             (Some(_), Some(until)) if now >= until => {
                 self.next_upstream(key, "no answer within connect_timeout")
             }
@@ -138,14 +140,12 @@ impl Worker {
         // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
         connection.to_upstream.flow.sink_ready();
         connection.to_client.flow.source_ready();
-        let upstream = &proxy.upstreams[usize::from(upstream)];
-        debug!(self.log, "connected {} to {}", connection.peer, upstream.name; Event::ConnectionOpened,
+        let shared = &proxy.upstreams[usize::from(upstream)];
+        debug!(self.log, "connected {} to {}", connection.peer, shared.name; Event::ConnectionOpened,
             "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
-            "DRAINED_UPSTREAM" => upstream.name.clone(), "DRAINED_CONNECTION" => connection.id);
-        if upstream.set_up(true) {
-            info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
-        }
+            "DRAINED_UPSTREAM" => shared.name.clone(), "DRAINED_CONNECTION" => connection.id);
+        let proxy = connection.proxy;
+        self.is_back(proxy, upstream);
         self.keep_server(key);
         self.look_at_idle(key);
         self.look_at_drain(key);
@@ -176,7 +176,7 @@ impl Worker {
         }
         warn!(self.log, "upstream {} does not take connections: {why}", upstream.name; Event::UpstreamDown,
             "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
-        let probe = Probe { proxy, upstream: index as u16, fd: None, pause: RETRY_FIRST };
+        let probe = Probe::new(proxy, index as u16);
         let key = self.table.insert(Entry::Probe(probe));
         self.arm(key, self.now + RETRY_FIRST);
     }
@@ -186,8 +186,8 @@ impl Worker {
         let Some(Entry::Probe(probe)) = self.table.get_mut(key) else { return };
         let shared = &self.fleet.proxies[usize::from(probe.proxy)];
         let upstream = &shared.upstreams[usize::from(probe.upstream)];
-        if upstream.is_up() {
-            self.table.remove(key);
+        if upstream.is_up() || upstream.is_closed() {
+            self.remove_probe(key);
         } else if probe.fd.take().is_some() {
             self.probe_failed(key);
         } else {
@@ -219,21 +219,34 @@ impl Worker {
 
     fn probe_failed(&mut self, key: Key) {
         let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
-        // A new key: the timer of the try that is over finds nothing.
         let pause = probe.pause;
-        let key =
-            self.table.insert(Entry::Probe(Probe { fd: None, pause: (pause * 2).min(RETRY_LAST), ..probe }));
+        // A new key: the timer of the try that is over finds nothing.
+        let key = self.table.insert(Entry::Probe(probe.again()));
         self.arm(key, self.now + pause);
     }
 
     fn probe_succeeded(&mut self, key: Key) {
-        let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
-        let shared = self.proxy(probe.proxy);
-        let upstream = &shared.upstreams[usize::from(probe.upstream)];
-        if upstream.set_up(true) {
-            info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
-                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+        if let Some(probe) = self.remove_probe(key) {
+            self.is_back(probe.proxy, probe.upstream);
         }
+    }
+
+    fn remove_probe(&mut self, key: Key) -> Option<Probe> {
+        let Some(Entry::Probe(probe)) = self.table.remove(key) else { return None };
+        self.forget_probe(&probe);
+        Some(probe)
+    }
+
+    /// An upstream took a connection. If that is news, all workers look whether somebody waits for it.
+    fn is_back(&self, proxy: u16, upstream: u16) {
+        let shared = self.proxy(proxy);
+        let upstream = &shared.upstreams[usize::from(upstream)];
+        if !upstream.set_up(true) {
+            return;
+        }
+        info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
+            "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+        self.fleet.tell_held(shared);
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Connection {
     pub connect_until: Option<u64>,
     /// When the connect that is pending began.
     pub connect_began: Tick,
+    /// No upstream takes it now: it waits for one that does.
+    pub held: bool,
     pub to_upstream: Half,
     pub to_client: Half,
     pub opened: u64,
@@ -87,6 +89,7 @@ impl Connection {
             tried: Tried::default(),
             connect_until: None,
             connect_began: Tick::default(),
+            held: false,
             to_upstream: Half::default(),
             to_client: Half::default(),
             opened,
@@ -172,6 +175,7 @@ impl Connection {
         let server = self.server.as_ref().map(AsFd::as_fd);
         let client = self.client.as_fd();
         View {
+            held: self.held,
             connecting: self.connect_until.is_some(),
             pending_to_upstream: up.held > 0 || unread(up, client) || server.is_some_and(|s| unsent(up, s)),
             pending_to_client: down.held > 0
@@ -211,6 +215,16 @@ impl Connection {
     pub fn gave_all(&self) -> bool {
         let is_read = || self.to_upstream.flow.held == 0 && socket::unread(self.client.as_fd()) == 0;
         matches!(self.peer, Peer::Tcp(_)) || is_read()
+    }
+
+    /// It has no upstream, and none is being tried.
+    pub fn seeks(&self) -> bool {
+        self.connect_until.is_some() && self.server.is_none()
+    }
+
+    /// The client has sent nothing that waits to be read.
+    pub fn gave_nothing(&self) -> bool {
+        socket::unread(self.client.as_fd()) == 0
     }
 
     /// Bytes were taken from a peer, or wait to be, that the other will never get: an end without

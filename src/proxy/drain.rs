@@ -17,6 +17,8 @@ const LOOK_AGAIN: u64 = 100;
 /// What a connection does, to say at a cut and to decide whether to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doing {
+    /// It waits for an upstream that takes it.
+    Held,
     /// No upstream has taken it yet.
     Connecting,
     /// Bytes are under way.
@@ -40,6 +42,7 @@ impl Doing {
     /// Journal field DRAINED_DOING.
     pub fn word(self) -> &'static str {
         match self {
+            Doing::Held => "held",
             Doing::Connecting => "connecting",
             Doing::SendingToUpstream => "sending-to-upstream",
             Doing::SendingToClient => "sending-to-client",
@@ -53,7 +56,7 @@ impl Doing {
 
     /// A clean end would pass for the whole: the cut must be a reset.
     pub fn loses_data(self) -> bool {
-        !matches!(self, Doing::Connecting | Doing::Quiet | Doing::Closing)
+        !matches!(self, Doing::Held | Doing::Connecting | Doing::Quiet | Doing::Closing)
     }
 }
 
@@ -69,6 +72,7 @@ pub enum Goodbye {
 /// One connection as the policy sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
+    pub held: bool,
     pub connecting: bool,
     /// Bytes for the upstream in our pipe or in the kernel's queues on either side of it.
     pub pending_to_upstream: bool,
@@ -125,7 +129,9 @@ pub enum Verdict {
 
 /// What a connection does at `now`.
 pub fn doing(view: &View, now: u64) -> Doing {
-    if view.connecting {
+    if view.held {
+        Doing::Held
+    } else if view.connecting {
         Doing::Connecting
     } else if view.pending_to_client {
         Doing::SendingToClient
@@ -182,6 +188,7 @@ mod tests {
 
     fn silent_since(last: u64) -> View {
         View {
+            held: false,
             connecting: false,
             pending_to_upstream: false,
             pending_to_client: false,
@@ -212,6 +219,7 @@ mod tests {
             |v: &mut View| v.pending_to_upstream = true,
             |v: &mut View| v.half_closed = true,
             |v: &mut View| v.connecting = true,
+            |v: &mut View| v.held = true,
         ] {
             let mut view = silent_since(0);
             change(&mut view);

@@ -49,6 +49,8 @@ pub(super) enum End {
     Broken,
     /// No upstream took it.
     Failed,
+    /// The client did not wait for an upstream.
+    Left,
     /// Cut at the deadline, by a reset where `reset` says so.
     Cut { reset: bool },
 }
@@ -61,6 +63,7 @@ impl End {
             End::Idle => "idle",
             End::Broken => "broken",
             End::Failed => "failed",
+            End::Left => "left",
             End::Cut { .. } => "cut",
         }
     }
@@ -69,8 +72,13 @@ impl End {
 impl Worker {
     pub(super) fn read_mail(&mut self) {
         self.looks.extend(self.fleet.mailboxes[self.index].looks.take());
-        for command in self.fleet.mailboxes[self.index].take() {
+        let commands = self.fleet.mailboxes[self.index].take();
+        let count = commands.len();
+        for command in commands {
             match command {
+                Command::ByHand { proxy } => self.look_at_hand(proxy),
+                // The queues have their turn after the events.
+                Command::Look => {}
                 Command::HandOver => self.hand_over(),
                 Command::Refuse { until } => self.refuse(self.at(until)),
                 Command::Drain { proxy, since, deadline } => {
@@ -83,6 +91,7 @@ impl Worker {
                 }
             }
         }
+        self.fleet.mailboxes[self.index].done(count);
     }
 
     /// The connections of proxies that the configuration no longer has.
@@ -99,11 +108,12 @@ impl Worker {
     pub(super) fn hurry(&mut self) {
         if !std::mem::replace(&mut self.hurried, true) {
             self.plans = self.plans.iter().map(|plan| plan.map(|plan| self.hurry_plan(plan))).collect();
+            self.hurry_upstreams();
             self.look_at_all();
         }
     }
 
-    fn hurry_plan(&self, plan: Plan) -> Plan {
+    pub(super) fn hurry_plan(&self, plan: Plan) -> Plan {
         plan.hurry(self.now, self.fleet.hurry.as_millis() as u64)
     }
 
@@ -116,8 +126,9 @@ impl Worker {
     /// Does what the drain policy says of a connection, if its proxy drains.
     pub(super) fn look_at_drain(&mut self, key: Key) {
         let now = self.now;
+        let Some(Entry::Connection(connection)) = self.table.get(key) else { return };
+        let Some(plan) = self.plan_of(connection) else { return };
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let Some(plan) = self.plans[usize::from(connection.proxy)] else { return };
         let turn = plan.turn(Seeded::new(connection.id).next() as u16);
         let view = connection.view(now, now >= plan.deadline);
         // What a pause of the whole machine kept its peers from is no silence of theirs.
@@ -160,23 +171,25 @@ impl Worker {
 
     /// Closes a connection and counts how it ended.
     pub(super) fn end(&mut self, key: Key, end: End) {
+        self.let_go(key);
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
         let index = connection.proxy;
         let proxy = &self.fleet.proxies[usize::from(index)];
         let counters = self.counters(index);
-        let draining = proxy.is_draining();
-        match end {
-            End::Cut { .. } => counters.cut.add(1),
-            End::Failed => counters.failed.add(1),
-            End::Done | End::Goodbye if draining => counters.drained.add(1),
-            End::Done | End::Goodbye | End::Broken | End::Idle => {}
-        }
         if connection.connect_until.is_none() {
             counters.lives.add_life(Duration::from_millis(self.now.saturating_sub(connection.opened)));
         }
         let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
-        if let Some(upstream) = upstream {
-            upstream.leave();
+        let closed = upstream.filter(|upstream| upstream.is_closed());
+        let draining = proxy.is_draining() || closed.is_some();
+        match end {
+            End::Cut { .. } => {
+                counters.cut.add(1);
+                closed.iter().for_each(|upstream| upstream.count_cut());
+            }
+            End::Failed => counters.failed.add(1),
+            End::Done | End::Goodbye | End::Left if draining => counters.drained.add(1),
+            End::Done | End::Goodbye | End::Left | End::Broken | End::Idle => {}
         }
         let name = upstream.map_or("none", |u| &u.name);
         let age = (self.now - connection.opened) * 1_000;
@@ -205,9 +218,15 @@ impl Worker {
             End::Broken => (!connection.to_client.flow.is_over(), true),
             End::Cut { reset } => (reset, reset),
             End::Idle => (connection.holds_data(), connection.holds_data()),
-            End::Done | End::Goodbye | End::Failed => (false, false),
+            End::Done | End::Goodbye | End::Left | End::Failed => (false, false),
         };
+        let upstream = connection.upstream;
         self.release(connection, reset);
+        // Only now: who hears of it may stop the upstream.
+        if let Some(upstream) = upstream {
+            self.proxy(index).upstreams[usize::from(upstream)].leave();
+        }
+        self.say_drained(index, upstream);
         self.connections -= 1;
         self.fleet.connection_closed(self.proxy(index));
     }

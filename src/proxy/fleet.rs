@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::by_hand::Hold;
 use super::listener::{self, Left, Listener};
 use super::looking::Requests;
 use super::means::Item;
@@ -105,17 +106,20 @@ pub struct Proxy {
     pub(super) draining: AtomicBool,
     /// The number of connections at which accepting last had to wait; 0: it doesn't.
     pub(super) full_at: AtomicU32,
+    pub(super) hold: Hold,
 }
 
 /// A worker's way to be told something.
 pub(super) struct Mailbox {
     pub wake: EventFd,
     commands: Mutex<Vec<Command>>,
+    /// How many were sent that are not done.
+    open: AtomicUsize,
     /// Who wants to see its connections.
     pub looks: Requests,
 }
 
-/// What the stop asks of a worker.
+/// What a worker is asked to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Command {
     /// Park all connections and let go of the listeners.
@@ -124,6 +128,10 @@ pub(super) enum Command {
     Refuse { until: Instant },
     /// Drain the connections of a proxy and cut what is left at the deadline.
     Drain { proxy: usize, since: Instant, deadline: Instant },
+    /// Look at what an administrator has set of a proxy.
+    ByHand { proxy: usize },
+    /// An upstream is back: look at who waits.
+    Look,
 }
 
 impl Fleet {
@@ -145,7 +153,8 @@ impl Fleet {
         let mailbox = |_| {
             let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
-            Ok(Mailbox { wake, commands: Mutex::default(), looks: Requests::default() })
+            let (commands, open, looks) = Default::default();
+            Ok(Mailbox { wake, commands, open, looks })
         };
         let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
@@ -286,6 +295,7 @@ impl Fleet {
 
     pub(super) fn tell_all(&self, command: Command) {
         for mailbox in &self.mailboxes {
+            mailbox.open.fetch_add(1, SeqCst);
             lock(&mailbox.commands).push(command);
             // Fails only when the counter is full, and then it is readable.
             let _ = mailbox.wake.write(1);
@@ -356,6 +366,16 @@ impl Mailbox {
         let _ = self.wake.read();
         std::mem::take(&mut *lock(&self.commands))
     }
+
+    /// So many that were taken are done.
+    pub fn done(&self, count: usize) {
+        self.open.fetch_sub(count, SeqCst);
+    }
+
+    /// All that was sent is done.
+    pub fn is_settled(&self) -> bool {
+        self.open.load(SeqCst) == 0
+    }
 }
 
 impl Proxy {
@@ -400,6 +420,7 @@ impl Proxy {
             departed: false,
             draining: AtomicBool::new(false),
             full_at: AtomicU32::new(0),
+            hold: Hold::default(),
         }
     }
 

@@ -174,6 +174,7 @@ impl Worker {
         fault::pass("leave-parked");
         let mut count = 0;
         for key in keys {
+            self.let_go(key);
             let Some(Entry::Connection(connection)) = self.table.remove(key) else { continue };
             count += u64::from(self.let_go_of_parked(connection));
             fault::pass("leave-one");
@@ -220,11 +221,19 @@ impl Worker {
     /// Takes in this worker's share of what was handed over.
     pub(super) fn adopt_all(&mut self) {
         let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
+        // Those who wait for an upstream come last, in the order in which they came first.
+        let mut waiting = Vec::new();
         for placed in share {
+            let (id, seeks) = (placed.adopted.record.id, placed.adopted.server.is_none());
             let key = self.take_in(placed);
-            self.go_on_with(key);
+            match seeks {
+                true => waiting.push((id, key)),
+                false => self.go_on_with(key),
+            }
             fault::pass("adopt-one");
         }
+        waiting.sort_unstable();
+        waiting.into_iter().for_each(|(_, key)| self.go_on_with(key));
         self.fleet.worker_has_adopted();
     }
 
@@ -237,6 +246,7 @@ impl Worker {
         let upstream = upstream.filter(|_| adopted.server.is_some());
         if let Some(index) = upstream {
             shared.upstreams[usize::from(index)].enter();
+            shared.upstreams[usize::from(index)].count_adopted();
         }
         let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
         connection.slot = slot;
@@ -277,7 +287,7 @@ impl Worker {
         }
         let Some(connection) = self.connection(key) else { return };
         match connection.connect_until {
-            Some(_) => self.connect(key),
+            Some(_) => self.seek(key),
             None if connection.has_more_to_do() => self.advance(key),
             None => {}
         }

@@ -4,6 +4,7 @@
 //! byte of a peer enters user memory: it moves by splice(2) from socket to pipe to socket.
 
 mod accept;
+mod by_hand;
 mod check;
 mod connect;
 mod connection;
@@ -13,6 +14,7 @@ mod fleet;
 mod flow;
 mod half;
 mod handing_over;
+mod holding;
 mod keeping;
 mod listener;
 mod looking;
@@ -26,8 +28,10 @@ mod source;
 mod stats;
 mod timers;
 mod upstream;
+mod upstream_drain;
 mod worker;
 
+pub use by_hand::ByHand;
 pub use drain::Doing;
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;

@@ -4,14 +4,19 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
+use super::by_hand::UpstreamDrain;
 use crate::sys::socket::Address;
 
 /// Background retries of what is down: first after this many milliseconds, then doubled.
 pub const RETRY_FIRST: u64 = 250;
 /// The longest pause between two retries, in milliseconds.
 pub const RETRY_LAST: u64 = 5_000;
+/// While it is waited for: first after this many milliseconds, then a fifth longer each time.
+const OFTEN_FIRST: u64 = 20;
+/// The longest pause then, in milliseconds.
+const OFTEN_LAST: u64 = 500;
 
 /// One upstream, shared by all workers.
 pub struct Upstream {
@@ -22,6 +27,7 @@ pub struct Upstream {
     active: AtomicU32,
     /// What speaks against it.
     against: AtomicU8,
+    pub(super) drain: UpstreamDrain,
 }
 
 /// The last connect to it failed.
@@ -32,7 +38,8 @@ const UNHEALTHY: u8 = 2;
 impl Upstream {
     /// One that counts as up until a connect says otherwise.
     pub fn new(address: Address, name: String) -> Upstream {
-        Upstream { address, name, active: AtomicU32::new(0), against: AtomicU8::new(0) }
+        let (active, against, drain) = Default::default();
+        Upstream { address, name, active, against, drain }
     }
 
     /// Connections that go there, those that are being made included.
@@ -42,7 +49,7 @@ impl Upstream {
 
     /// Whether the last connect to it succeeded, and its checks do where it has some.
     pub fn is_up(&self) -> bool {
-        self.against.load(Relaxed) == 0
+        self.against.load(SeqCst) == 0
     }
 
     /// A connection goes there, or is tried.
@@ -66,11 +73,16 @@ impl Upstream {
         self.set(if healthy { UNHEALTHY | UNREACHABLE } else { UNHEALTHY }, !healthy)
     }
 
+    /// It is down until a connect succeeds; what its checks have said is of the time before.
+    pub fn begin_anew(&self) {
+        self.against.store(UNREACHABLE, SeqCst);
+    }
+
     fn set(&self, what: u8, against: bool) -> bool {
         match against {
-            true => self.against.fetch_or(what, Relaxed) == 0,
+            true => self.against.fetch_or(what, SeqCst) == 0,
             false => {
-                let before = self.against.fetch_and(!what, Relaxed);
+                let before = self.against.fetch_and(!what, SeqCst);
                 before != 0 && before & !what == 0
             }
         }
@@ -85,6 +97,29 @@ pub struct Probe {
     pub fd: Option<OwnedFd>,
     /// The pause before the next try, in milliseconds.
     pub pause: u64,
+    /// Somebody waits for it.
+    pub often: bool,
+}
+
+impl Probe {
+    /// The first try after an upstream was seen to be down.
+    pub fn new(proxy: u16, upstream: u16) -> Probe {
+        Probe { proxy, upstream, fd: None, pause: RETRY_FIRST, often: false }
+    }
+
+    /// One of an upstream that is waited for: at once, then every few milliseconds.
+    pub fn often(proxy: u16, upstream: u16) -> Probe {
+        Probe { proxy, upstream, fd: None, pause: OFTEN_FIRST, often: true }
+    }
+
+    /// The next try after one that failed.
+    pub fn again(self) -> Probe {
+        let pause = match self.often {
+            false => (self.pause * 2).min(RETRY_LAST),
+            true => (self.pause + self.pause / 5).min(OFTEN_LAST),
+        };
+        Probe { fd: None, pause, ..self }
+    }
 }
 
 /// The upstreams tried for one client: a mask of as many bits as a proxy
@@ -110,10 +145,11 @@ impl Tried {
     }
 }
 
-/// The next upstream to try; among equals the first at or after `start`. None: all were tried.
+/// The next upstream to try; among equals the first at or after `start`. None: all were tried or are drained.
 pub fn pick(upstreams: &[Upstream], tried: Tried, start: usize) -> Option<usize> {
     let n = upstreams.len();
-    let untried = (0..n).map(|i| (start + i) % n).filter(|i| !tried.has(*i));
+    let open = |i: &usize| !tried.has(*i) && !upstreams[*i].is_closed();
+    let untried = (0..n).map(|i| (start + i) % n).filter(open);
     untried.min_by_key(|i| (!upstreams[*i].is_up(), upstreams[*i].active()))
 }
 
@@ -145,6 +181,21 @@ mod tests {
         assert!(up.set_healthy(true) && up.is_up());
         assert!(up.set_up(false) && !up.set_healthy(false));
         assert!(up.set_healthy(true) && up.is_up(), "a connect has succeeded");
+        assert!(up.set_healthy(false));
+        up.begin_anew();
+        assert!(!up.is_up() && up.set_up(true) && up.is_up(), "what the checks said is forgotten");
+    }
+
+    #[test]
+    fn one_that_is_waited_for_is_tried_often() {
+        let mut probe = Probe::often(0, 0);
+        let mut waited = 0;
+        while waited < 10_000 {
+            assert!(probe.pause >= 20 && probe.pause <= (20 + waited / 5).min(500), "after {waited} ms");
+            waited += probe.pause;
+            probe = probe.again();
+        }
+        assert_eq!(Probe::new(0, 0).again().pause, 2 * RETRY_FIRST);
     }
 
     #[test]

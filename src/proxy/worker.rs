@@ -17,6 +17,7 @@ use super::connection::{Connection, Turn};
 use super::drain::{Goodbye, Plan, QUIET_AFTER};
 use super::ending::{End, Failures};
 use super::fleet::{Fleet, Proxy, lock};
+use super::holding::Queue;
 use super::looking::Look;
 use super::means::{Means, Parking};
 use super::pipes::Pipes;
@@ -26,6 +27,7 @@ use super::source::{Side, Source};
 use super::stats::Counters;
 use super::timers::Timers;
 use super::upstream::Probe;
+use super::upstream_drain::UpstreamPlan;
 use crate::event::Event;
 use crate::handover::keeper::Keeper;
 use crate::lifecycle::{StopLevel, StopToken};
@@ -92,6 +94,10 @@ pub(super) struct Worker {
     pub ready: VecDeque<Key>,
     /// One a proxy, while it drains.
     pub plans: Vec<Option<Plan>>,
+    /// The same of single upstreams, a list a proxy.
+    pub upstream_plans: Vec<Vec<Option<UpstreamPlan>>>,
+    /// Clients that no upstream takes now, a queue a proxy.
+    pub queues: Vec<Queue>,
     pub hurried: bool,
     pub failures: Failures,
     /// Who is being shown its connections, a few a turn.
@@ -120,6 +126,8 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     means.pipes.keys().into_iter().for_each(|pipe| means.park_pipe(pipe, false));
     let mut worker = Worker {
         plans: vec![None; fleet.proxies.len()],
+        upstream_plans: vec![Vec::new(); fleet.proxies.len()],
+        queues: fleet.proxies.iter().map(|_| Queue::default()).collect(),
         keeper: fleet.keeper.clone(),
         crash_after: fleet.keeper.as_ref().and_then(|keeper| keeper.crash_after),
         young: VecDeque::new(),
@@ -151,6 +159,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     watch(worker.fleet.mailboxes[index].wake.as_fd(), EpollFlags::EPOLLIN, Source::Mailbox)?;
     worker.now = monotonic_ms();
     worker.drain_departed();
+    (0..worker.fleet.proxies.len()).for_each(|proxy| worker.plan_upstreams(proxy));
     worker.adopt_all();
     worker.open_doors()?;
     worker.begin_checks();
@@ -194,6 +203,7 @@ impl Worker {
                 self.timer(at, key);
             }
             self.forget_stale_timers();
+            self.tend_queues();
             self.tend_doors();
             self.park_aged();
             self.tidy_lots();
@@ -232,7 +242,9 @@ impl Worker {
         if let Some(at) = self.parks_at() {
             wait = wait.min(at.max(self.parking_rests_until).saturating_sub(self.now));
         }
-        if self.plans.iter().flatten().any(|plan| self.now < plan.deadline) {
+        wait = wait.min(self.queues_wait().unwrap_or(wait));
+        let drains = self.upstream_plans.iter().flatten().flatten().map(|drain| &drain.plan);
+        if drains.chain(self.plans.iter().flatten()).any(|plan| self.now < plan.deadline) {
             wait = wait.min(TURN_IN_DRAIN);
         }
         if self.doors_wait() {
@@ -297,6 +309,9 @@ impl Worker {
             connection.client_broke |= flags.contains(EpollFlags::EPOLLERR);
             if connection.client_broke && connection.connect_until.is_some() {
                 return self.end(key, End::Broken);
+            }
+            if connection.held {
+                return self.look_at_held(key);
             }
         } else {
             connection.server_broke |= flags.contains(EpollFlags::EPOLLERR);

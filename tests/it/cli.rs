@@ -101,13 +101,13 @@ fn nothing_starts_on_a_bad_configuration() {
     let scratch = Scratch::new();
     let socket = scratch.path("web.sock");
     let text = format!(
-        "[proxy.web]\nlisten = \"unix:{}\"\nupstream = \"unix:/b\"\nhold = \"1s\"\n",
+        "[proxy.web]\nlisten = \"unix:{}\"\nupstream = \"unix:/b\"\nprotocol = \"http1\"\n",
         socket.display()
     );
     let file = scratch.write("drained.toml", text);
     let ended = run(DRAINED, &["--config", file.to_str().expect("UTF-8")]);
     assert_eq!(ended.code, Some(78));
-    assert!(ended.err.contains("drained.toml:4:1: hold in [proxy.web] is not available"), "{}", ended.err);
+    assert!(ended.err.contains("drained.toml:4:12: protocol: \"http1\" is not available"), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
     assert!(!socket.exists());
 }

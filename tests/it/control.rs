@@ -62,7 +62,7 @@ impl Operator for Telling {
     fn answer(&self, call: Call, _who: &Who, reply: Reply) {
         match call {
             Call::Status => reply.ok(&status_of(self.0)),
-            _ => reply.refuse("not played"),
+            _ => reply.refuse("there is no status in that"),
         }
     }
 }
@@ -350,5 +350,31 @@ fn an_answer_may_come_later_and_from_another_thread() {
     assert!(line(second).contains("drained gave no answer"));
     kept.ok(&status_of(1));
     assert!(line(first).contains("proxy-0"));
+    assert!(running.close(BOUND).is_some_and(|ended| ended.is_ok()));
+}
+
+#[test]
+fn who_waits_for_an_answer_that_never_comes_is_closed_and_makes_room() {
+    let scratch = Scratch::new();
+    let path = scratch.path("control.sock");
+    let (pass, passed) = mpsc::channel();
+    let server = ControlServer::bind(&path, MODE).expect("binds").patience(Duration::from_millis(300));
+    let running = server.start(discard(), Passing(pass)).expect("starts");
+    let ask = || {
+        let mut client = UnixStream::connect(&path).expect("connects");
+        client.set_read_timeout(Some(BOUND)).expect("a timeout");
+        client.write_all(REQUEST).expect("asks");
+        client
+    };
+    // Those for whom there is no place wait in the backlog, which has room for as many again.
+    let clients: Vec<_> = (0..2 * MOST_CLIENTS).map(|_| ask()).collect();
+    assert!(clients.iter().all(|client| rest(client).is_empty()));
+    let kept: Vec<_> = passed.try_iter().collect();
+    assert_eq!(kept.len(), 2 * MOST_CLIENTS);
+    // An answer to somebody who has gone goes nowhere.
+    kept.into_iter().for_each(|(_, reply)| reply.ok(&status_of(1)));
+    let client = ask();
+    passed.recv_timeout(BOUND).expect("is asked").1.ok(&status_of(1));
+    assert!(rest(&client).contains("proxy-0"));
     assert!(running.close(BOUND).is_some_and(|ended| ended.is_ok()));
 }

@@ -2,6 +2,7 @@
 //!
 //! What needs no second process and no socket is tested inside its module under src/.
 //!
+//! - `actions`: what an administrator does to the service behind a proxy.
 //! - `book`: what docs/ and the README say is so.
 //! - `cli`: the command lines of the real programs.
 //! - `control`: the control socket against clients of all kinds.
@@ -24,6 +25,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(missing_docs, reason = "helpers of one binary")]
 
+mod actions;
 mod book;
 mod cli;
 mod control;

@@ -221,7 +221,7 @@ fn title(page: &Page<'_>, top: &Top) -> Vec<Span<'static>> {
 fn connection_row(row: &Row) -> Vec<Cell> {
     let tone = match row.state {
         Doing::Active | Doing::SendingToUpstream | Doing::SendingToClient => Some(Tone::Good),
-        Doing::Connecting | Doing::Closing => Some(Tone::Warning),
+        Doing::Held | Doing::Connecting | Doing::Closing => Some(Tone::Warning),
         Doing::WaitingForUpstream | Doing::HalfClosed | Doing::Quiet => None,
     };
     vec![

@@ -86,7 +86,7 @@ fn one_that_does_not_answer_is_passed_over_after_connect_timeout() {
 #[test]
 fn while_all_are_down_clients_are_let_go_and_each_change_is_said_once() {
     let upstreams = [Listener::refusing("127.0.0.1:0"), Listener::refusing("[::1]:0")];
-    let drained = start(&upstreams, "");
+    let drained = start(&upstreams, "hold = \"0s\"");
     for _ in 0..5 {
         assert_eq!(end_of(&connect(&drained.address())), Ended::Fin);
     }
@@ -105,7 +105,7 @@ fn while_all_are_down_clients_are_let_go_and_each_change_is_said_once() {
 #[test]
 fn known_to_be_down_it_is_tried_all_the_same_when_there_is_no_other() {
     let upstream = Listener::refusing("127.0.0.1:0");
-    let drained = Setup::proxy(&upstream.address, "").start();
+    let drained = Setup::proxy(&upstream.address, "hold = \"0s\"").start();
     // The background tries come less and less often: a client must not wait for the next.
     for _ in 0..3 {
         assert_eq!(end_of(&connect(&drained.address())), Ended::Fin);

@@ -2,6 +2,7 @@
 //!
 //! Each test boots a container of its own, so none sees what another left.
 
+mod adopt;
 mod cut;
 mod handover;
 mod hang;

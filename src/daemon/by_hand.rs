@@ -1,0 +1,228 @@
+//! The calls that change something: who may make them, what they do, and the file that keeps it.
+//!
+//! What was set by hand outlives the process, however it ends, in a small file beside the control socket:
+//! replaced as a whole, and never a reason not to start.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+use slog::{Logger, info, warn};
+
+use super::report;
+use crate::control::by_hand::{ByHand, UpstreamByHand, UpstreamDrain};
+use crate::control::operator::Who;
+use crate::control::protocol::Call;
+use crate::event::Event;
+use crate::proxy::{self, Fleet};
+use crate::sys::clock::monotonic_ms;
+
+/// The longest file that is read.
+const LONGEST_FILE: u64 = 4 << 20;
+/// The longest drain or hold with an end: what a file says beyond it is of another boot.
+const LONGEST: u64 = 24 * 60 * 60 * 1_000;
+const VERSION: u32 = 1;
+/// Refused calls a second that have an entry of their own.
+const REFUSALS_LOGGED: u32 = 10;
+
+/// How many calls were refused in which second, so that nobody fills the journal.
+#[derive(Default)]
+pub struct Refusals(Mutex<(u64, u32)>);
+
+impl Refusals {
+    fn may_be_logged(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = monotonic_ms() / 1_000;
+        *last = if last.0 == second { (second, last.1 + 1) } else { (second, 1) };
+        last.1 <= REFUSALS_LOGGED
+    }
+}
+
+/// What the file says. Times are milliseconds of CLOCK_MONOTONIC.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    proxies: Vec<KeptProxy>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptProxy {
+    name: String,
+    hold_until: Option<u64>,
+    drained: Vec<(String, u64, u64)>,
+}
+
+/// The file that goes with a control socket.
+pub fn file_of(control: &Path) -> PathBuf {
+    let mut name = control.as_os_str().to_owned();
+    name.push(".by-hand");
+    PathBuf::from(name)
+}
+
+/// Sets again what the last incarnation was told.
+pub fn restore(fleet: &Fleet, file: &Path, log: &Logger) {
+    let kept = match read(file) {
+        Ok(kept) => kept,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(e) => {
+            warn!(log, "let go of what was set by hand: {}: {e}", file.display(); Event::LetGo);
+            return;
+        }
+    };
+    let now = monotonic_ms();
+    let sane =
+        |(name, since, deadline): (String, u64, u64)| (name, since.min(now), deadline.min(now + LONGEST));
+    let of = |kept: KeptProxy| {
+        let hold_until = kept.hold_until.filter(|until| *until == u64::MAX || *until <= now + LONGEST);
+        (kept.name, proxy::ByHand { hold_until, drained: kept.drained.into_iter().map(sane).collect() })
+    };
+    let all: Vec<_> = kept.proxies.into_iter().map(of).collect();
+    if fleet.restore_by_hand(&all) {
+        info!(log, "what was set by hand is set again: drained upstreams and holds");
+    }
+}
+
+fn read(file: &Path) -> io::Result<Kept> {
+    let mut text = Vec::new();
+    let options = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let opened = fs::OpenOptions::new().read(true).custom_flags(options).open(file)?;
+    opened.take(LONGEST_FILE).read_to_end(&mut text)?;
+    let kept: Kept = serde_json::from_slice(&text)?;
+    match kept.version {
+        VERSION => Ok(kept),
+        other => Err(io::Error::other(format!("it is of version {other}"))),
+    }
+}
+
+/// Writes what is set; without anything there is no file.
+fn keep(fleet: &Fleet, file: &Path) -> io::Result<()> {
+    let of = |(name, set): (String, proxy::ByHand)| KeptProxy {
+        name,
+        hold_until: set.hold_until,
+        drained: set.drained,
+    };
+    let proxies: Vec<_> = fleet.by_hand().into_iter().map(of).collect();
+    if proxies.is_empty() {
+        return match fs::remove_file(file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        };
+    }
+    let text = serde_json::to_vec(&Kept { version: VERSION, proxies })?;
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    // One of a process that died in between is in nobody's way.
+    let _ = fs::remove_file(&new);
+    let mut opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    io::Write::write_all(&mut opened, &text)?;
+    fs::rename(&new, file)
+}
+
+/// Does what a call asks for that changes something, if `who` may.
+///
+/// # Errors
+/// What the one who asks is told: nothing has changed then.
+pub fn change(
+    fleet: &Fleet,
+    file: &Path,
+    call: &Call,
+    who: &Who,
+    (refusals, log): (&Refusals, &Logger),
+) -> Result<ByHand, String> {
+    permit(call, who, refusals, log)?;
+    let ms = |ms: &Option<u64>| ms.map(|ms| Duration::from_millis(ms.min(LONGEST)));
+    let (name, upstream, changed, begun) = match call {
+        Call::Drain { proxy, upstream, timeout_ms } => {
+            let begun = fleet.drain_upstreams(proxy, upstream.as_deref(), ms(timeout_ms))?;
+            (proxy, upstream.as_deref(), !begun.is_empty(), begun)
+        }
+        Call::Resume { proxy, upstream } => {
+            let held = fleet.find_proxy(proxy)?.1.hold_until(monotonic_ms()).is_some() && upstream.is_none();
+            let resumed = fleet.resume(proxy, upstream.as_deref())?;
+            (proxy, upstream.as_deref(), held || !resumed.is_empty(), Vec::new())
+        }
+        Call::Hold { proxy, timeout_ms } => {
+            let is_new = fleet.hold(proxy, ms(timeout_ms))?;
+            (proxy, None, is_new, Vec::new())
+        }
+        _ => return Err("the call changes nothing".to_string()),
+    };
+    if let Err(error) = keep(fleet, file) {
+        warn!(log, "what is set by hand would not outlive this process: {error}");
+    }
+    tell(fleet, name, upstream, changed, &begun)
+}
+
+/// What is set of a proxy and of the upstream named, or all.
+///
+/// # Errors
+/// There is no such proxy or upstream.
+pub fn progress(fleet: &Fleet, name: &str, upstream: Option<&str>) -> Result<ByHand, String> {
+    tell(fleet, name, upstream, false, &[])
+}
+
+fn tell(
+    fleet: &Fleet,
+    name: &str,
+    upstream: Option<&str>,
+    changed: bool,
+    begun: &[String],
+) -> Result<ByHand, String> {
+    let now = monotonic_ms();
+    let (_, proxy) = fleet.find_proxy(name)?;
+    let of = |upstream: &proxy::Upstream| {
+        let drain = upstream.drain_times().map(|(_, deadline)| {
+            let (began_with, cut) = upstream.drain_counts();
+            UpstreamDrain {
+                begun: begun.contains(&upstream.name),
+                began_with: began_with.into(),
+                cut: cut.into(),
+                left_ms: deadline.saturating_sub(now),
+            }
+        });
+        // In this order: what is said to be drained has no connection.
+        let state = report::upstream_state(upstream, fleet.is_settled());
+        let connections = u64::from(upstream.active());
+        UpstreamByHand { address: upstream.name.clone(), state, connections, drain }
+    };
+    let hold = proxy.hold_until(now);
+    Ok(ByHand {
+        proxy: name.to_owned(),
+        changed,
+        holding: hold.is_some(),
+        hold_ms: hold.filter(|until| *until != u64::MAX).map(|until| until - now),
+        held: proxy.held().into(),
+        upstreams: proxy.find_upstreams(upstream)?.into_iter().map(of).collect(),
+    })
+}
+
+/// Root and the daemon's own user may change what it does; everybody else who may connect, look.
+/// Either is told to the journal, refusals as far as they are not many.
+///
+/// # Errors
+/// What somebody is told who may not.
+pub fn permit(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Result<(), String> {
+    let Some(who) = who.credentials else {
+        return Err("refused: the kernel does not say who asks".to_string());
+    };
+    let may = who.uid == 0 || who.uid == geteuid().as_raw();
+    let (asked, whom) = (call.words(), format!("pid {}, uid {}, gid {}", who.pid, who.uid, who.gid));
+    let said = if may { "" } else { "refused: " };
+    if may || refusals.may_be_logged() {
+        info!(log, "{said}{asked}, asked for by {whom}"; Event::ByHand, "DRAINED_CALL" => asked.clone(),
+        "DRAINED_PEER_PID" => who.pid, "DRAINED_PEER_UID" => who.uid, "DRAINED_PEER_GID" => who.gid);
+    }
+    match may {
+        true => Ok(()),
+        false => Err(format!(
+            "refused: only root and the user of drained may {}, you are uid {}",
+            call.verb(),
+            who.uid
+        )),
+    }
+}

@@ -1,0 +1,283 @@
+//! Clients that wait, accepted, while no upstream takes connections: a queue for each proxy on each worker.
+//!
+//! They go through in the order in which they came once an upstream is back, some at a time: an upstream
+//! that has just started has a short backlog, and what does not fit waits here and is tried again soon, for
+//! the kernel's next SYN would come after a second. A client waits for its proxy's `hold` at most, counted from its accept, over restarts too.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use super::ending::End;
+use super::slab::Key;
+use super::upstream::Probe;
+use super::worker::{Entry, Worker};
+
+/// Connects to upstreams of one proxy that are under way at the same time while clients wait, at the most.
+const WINDOW: usize = 16;
+/// A connect that takes longer than this, in milliseconds, is taken back and tried anew. It is longer for an
+/// upstream that is farther away.
+const PATIENCE: u64 = 50;
+/// So many times what the last connect took is waited for the next.
+const SLACK: u64 = 4;
+/// After a crowded upstream (no port left, a full backlog), milliseconds until the next try.
+const CROWDED: u64 = 5;
+
+/// The clients of one proxy that wait on this worker.
+pub(super) struct Queue {
+    /// In the order of their numbers, which is that of their accept. Who has gone meanwhile is passed over.
+    waiting: VecDeque<(u64, Key)>,
+    /// Those that were let through and are not connected yet, with the time.
+    under_way: Vec<(u64, Key)>,
+    /// How many these may be.
+    window: usize,
+    /// How long each may take, in milliseconds.
+    patience: u64,
+    /// Nobody is let through before.
+    rests_until: u64,
+    /// The upstreams that are tried often from here: a bit each.
+    probed: u64,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        let (waiting, under_way) = Default::default();
+        Queue { waiting, under_way, window: WINDOW, patience: PATIENCE, rests_until: 0, probed: 0 }
+    }
+}
+
+impl Queue {
+    /// A connect succeeded, after so many milliseconds.
+    fn grow(&mut self, took: u64) {
+        self.window = (self.window + 1).min(WINDOW);
+        self.patience = PATIENCE.max(took * SLACK);
+    }
+
+    /// One did not in time: `most` is as long as it may take by the configuration.
+    fn shrink(&mut self, most: u64) {
+        self.window = (self.window / 2).max(1);
+        self.patience = (self.patience * 2).min(most);
+    }
+
+    /// The next one is not to be passed over for one that finds the upstream drained.
+    pub fn forget_probe_of(&mut self, upstream: u16) {
+        self.probed &= !(1 << upstream);
+    }
+
+    fn insert(&mut self, id: u64, key: Key) {
+        let at = self.waiting.partition_point(|(other, _)| *other < id);
+        self.waiting.insert(at, (id, key));
+    }
+}
+
+impl Worker {
+    /// Finds an upstream for a client, or has it wait behind those that wait already.
+    pub(super) fn seek(&mut self, key: Key) {
+        let Some(index) = self.connection(key).map(|connection| connection.proxy) else { return };
+        let proxy = self.proxy(index);
+        let by_hand = proxy.hold_until(self.now).is_some();
+        let waits = by_hand || proxy.is_all_closed() || !self.queues[usize::from(index)].waiting.is_empty();
+        if waits { self.hold(key) } else { self.connect(key) }
+    }
+
+    /// Has a client wait that no upstream takes; lets it go if it has waited for as long as it may.
+    pub(super) fn hold(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let until = connection.opened + proxy.config.hold.as_millis() as u64;
+        if until <= self.now {
+            return self.end(key, End::Failed);
+        }
+        connection.held = true;
+        connection.tried = Default::default();
+        connection.connect_until = Some(until);
+        // Before it is looked whether an upstream is up: who marks one up looks here after that.
+        proxy.hold.held.fetch_add(1, SeqCst);
+        let (id, index) = (connection.id, connection.proxy);
+        self.queues[usize::from(index)].insert(id, key);
+        self.tidy_queue(usize::from(index));
+        self.arm(key, until);
+        self.look_at_held(key);
+        self.seek_upstreams(index);
+    }
+
+    /// It waits no more, whatever comes now.
+    pub(super) fn let_go(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        if std::mem::replace(&mut connection.held, false) {
+            self.fleet.proxies[usize::from(connection.proxy)].hold.held.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// A client that has ended its stream without a word is taken to have gone: TCP does not tell more.
+    /// One that has said something may wait for the answer.
+    pub(super) fn look_at_held(&mut self, key: Key) {
+        let gone = self.connection(key).is_some_and(|c| c.held && c.client_ended && c.gave_nothing());
+        if gone {
+            self.end(key, End::Left);
+        }
+    }
+
+    /// Has the upstreams that are down tried often, as long as somebody waits for them.
+    fn seek_upstreams(&mut self, index: u16) {
+        for upstream in 0..self.proxy(index).upstreams.len() {
+            let shared = &self.proxy(index).upstreams[upstream];
+            if !shared.is_up() && !shared.is_closed() {
+                self.probe_often(index, upstream as u16);
+            }
+        }
+    }
+
+    /// Tries an upstream now, and then often, until it takes connections. Nothing if that is done from
+    /// this worker already.
+    pub(super) fn probe_often(&mut self, proxy: u16, upstream: u16) {
+        let bit = 1 << upstream;
+        let queue = &mut self.queues[usize::from(proxy)];
+        if queue.probed & bit == 0 {
+            queue.probed |= bit;
+            let key = self.table.insert(Entry::Probe(Probe::often(proxy, upstream)));
+            self.arm(key, self.now);
+        }
+    }
+
+    /// A probe has ended.
+    pub(super) fn forget_probe(&mut self, probe: &Probe) {
+        if probe.often {
+            self.queues[usize::from(probe.proxy)].forget_probe_of(probe.upstream);
+        }
+    }
+
+    /// Lets those through that an upstream takes.
+    pub(super) fn tend_queues(&mut self) {
+        for index in 0..self.queues.len() {
+            if !self.queues[index].under_way.is_empty() {
+                self.look_at_under_way(index);
+            }
+            if !self.queues[index].waiting.is_empty() && self.queues[index].rests_until <= self.now {
+                self.let_through(index);
+            }
+        }
+    }
+
+    fn let_through(&mut self, index: usize) {
+        let fleet = self.fleet.clone();
+        let proxy = &fleet.proxies[index];
+        while proxy.is_open() && proxy.hold_until(self.now).is_none() {
+            let queue = &mut self.queues[index];
+            if queue.under_way.len() >= queue.window {
+                return;
+            }
+            let Some((_, key)) = queue.waiting.pop_front() else { return };
+            if !self.connection(key).is_some_and(|connection| connection.held) {
+                continue;
+            }
+            self.let_go(key);
+            // Its time to connect begins anew.
+            let until = self.now + proxy.config.connect_timeout.as_millis() as u64;
+            if let Some(connection) = self.connection(key) {
+                connection.connect_until = Some(until);
+            }
+            self.connect(key);
+            match self.connection(key) {
+                // Nobody overtakes it: it is the first again.
+                Some(connection) if !connection.held && connection.seeks() => {
+                    self.hold(key);
+                    self.queues[index].rests_until = self.now + CROWDED;
+                    return;
+                }
+                Some(connection) if !connection.held && connection.connect_until.is_some() => {
+                    self.queues[index].under_way.push((self.now, key));
+                }
+                Some(_) => self.queues[index].grow(0),
+                None => {}
+            }
+        }
+    }
+
+    /// Those that are connected make room; those that take too long wait again, first of all.
+    fn look_at_under_way(&mut self, index: usize) {
+        let proxy = &self.fleet.proxies[index].config;
+        let (hold, most) = (proxy.hold.as_millis() as u64, proxy.connect_timeout.as_millis() as u64);
+        let mut late = Vec::new();
+        for (at, key) in std::mem::take(&mut self.queues[index].under_way) {
+            let (now, patience) = (self.now, self.queues[index].patience);
+            match self.connection(key) {
+                Some(c) if c.connect_until.is_none() => self.queues[index].grow(now - at),
+                Some(c) if c.held || c.seeks() => {}
+                Some(c) if at + patience <= now && c.opened + hold > now => late.push(key),
+                // It cannot wait any more: its connect goes on to its end.
+                Some(_) if at + patience <= now => {}
+                Some(_) => self.queues[index].under_way.push((at, key)),
+                None => {}
+            }
+        }
+        if !late.is_empty() {
+            self.queues[index].shrink(most);
+        }
+        for key in late {
+            self.take_back(key);
+        }
+    }
+
+    /// Its connect has not been decided, and nothing was said.
+    pub(super) fn take_back(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        connection.server = None;
+        if let Some(upstream) = connection.upstream.take() {
+            self.fleet.proxies[usize::from(connection.proxy)].upstreams[usize::from(upstream)].leave();
+        }
+        self.hold(key);
+    }
+
+    /// Milliseconds until a queue must be looked at without an event.
+    pub(super) fn queues_wait(&self) -> Option<u64> {
+        let due = self.queues.iter().enumerate().flat_map(|(index, queue)| {
+            let back = queue.under_way.iter().map(|(at, _)| at + queue.patience).min();
+            let proxy = &self.fleet.proxies[index];
+            let next = match proxy.hold_until(self.now) {
+                _ if queue.waiting.is_empty() => None,
+                Some(until) => Some(until),
+                None if !proxy.is_open() || queue.under_way.len() >= queue.window => None,
+                None => Some(queue.rests_until),
+            };
+            [back, next]
+        });
+        due.flatten().min().map(|at| at.saturating_sub(self.now))
+    }
+
+    /// Forgets those who have gone, when they may be most.
+    fn tidy_queue(&mut self, index: usize) {
+        let (queue, table) = (&mut self.queues[index], &self.table);
+        if queue.waiting.len() > 1024 + 2 * self.connections {
+            let waits = |key: &Key| matches!(table.get(*key), Some(Entry::Connection(c)) if c.held);
+            queue.waiting.retain(|(_, key)| waits(key));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_back_is_first_again() {
+        let mut queue = Queue::default();
+        let key = |slot| Key { slot, generation: 0 };
+        for id in [3, 5, 4, 1, 2] {
+            queue.insert(id, key(id as u32));
+        }
+        assert!(queue.waiting.iter().map(|(id, _)| *id).eq(1..6));
+    }
+
+    #[test]
+    fn a_crowded_upstream_is_asked_by_fewer_and_a_far_one_with_patience() {
+        let mut queue = Queue::default();
+        for _ in 0..20 {
+            queue.shrink(5_000);
+        }
+        assert_eq!((queue.window, queue.patience), (1, 5_000));
+        queue.grow(200);
+        assert_eq!((queue.window, queue.patience), (2, 800));
+        (0..20).for_each(|_| queue.grow(0));
+        assert_eq!((queue.window, queue.patience), (WINDOW, PATIENCE));
+    }
+}
