@@ -12,6 +12,7 @@ use super::connection::Connection;
 use super::drain::{Doing, doing};
 use super::fleet::{Fleet, lock};
 use super::worker::{Entry, Worker};
+use crate::sys::clock::monotonic_ms;
 use crate::sys::socket::Peer;
 
 /// At up to four ioctl(2) a quiet connection these take a tenth of a millisecond.
@@ -60,6 +61,8 @@ type Part = Vec<Row>;
 pub(super) struct Look {
     to: Sender<Part>,
     next: u32,
+    /// When it was asked, in milliseconds: ages of all workers are those of one instant.
+    asked: u64,
 }
 
 /// New requests to one worker.
@@ -75,7 +78,7 @@ struct Inbox {
 
 impl Requests {
     /// False where there is no worker any more.
-    fn ask(&self, to: Sender<Part>) -> bool {
+    fn ask(&self, to: Sender<Part>, asked: u64) -> bool {
         let mut inbox = lock(&self.0);
         if inbox.closed {
             return false;
@@ -83,7 +86,7 @@ impl Requests {
         if inbox.waiting.len() == MOST_REQUESTS {
             inbox.waiting.remove(0);
         }
-        inbox.waiting.push(Look { to, next: 0 });
+        inbox.waiting.push(Look { to, next: 0, asked });
         true
     }
 
@@ -100,9 +103,9 @@ impl Fleet {
     /// All connections, asked of all workers at once. Waits for those that tell slowly, at most until
     /// `until`: not on a thread that has other things to do.
     pub fn look(&self, until: Instant) -> Looked {
-        let (to, parts) = mpsc::channel();
+        let ((to, parts), now) = (mpsc::channel(), monotonic_ms());
         let asked = self.mailboxes.iter().filter(|mailbox| {
-            let asked = mailbox.looks.ask(to.clone());
+            let asked = mailbox.looks.ask(to.clone(), now);
             // Fails only when the counter is full, and then it is readable.
             let _ = mailbox.wake.write(1);
             asked
@@ -135,7 +138,7 @@ impl Worker {
         let mut rows = Vec::with_capacity(SLOTS_PER_TURN as usize);
         for slot in look.next..end {
             if let Some(Entry::Connection(connection)) = self.table.at(slot) {
-                rows.push(row(connection, self.now));
+                rows.push(row(connection, look.asked, self.now));
             }
         }
         look.next = end;
@@ -149,8 +152,8 @@ impl Worker {
     }
 }
 
-fn row(connection: &Connection, now: u64) -> Row {
-    let since = |then: u64| Duration::from_millis(now.saturating_sub(then));
+fn row(connection: &Connection, asked: u64, now: u64) -> Row {
+    let since = |then: u64| Duration::from_millis(asked.saturating_sub(then));
     Row {
         id: connection.id,
         proxy: connection.proxy,
@@ -188,7 +191,7 @@ mod tests {
     fn a_worker_that_hangs_is_counted_and_one_that_ends_is_not_waited_for() {
         let requests: [Requests; 3] = Default::default();
         let (to, parts) = mpsc::channel();
-        assert!(requests.iter().all(|requests| requests.ask(to.clone())));
+        assert!(requests.iter().all(|requests| requests.ask(to.clone(), 0)));
         drop(to);
         let look = |n: usize| requests[n].take().pop().expect("was asked");
         let told = look(0);
@@ -203,7 +206,7 @@ mod tests {
         drop((told, _hangs));
         let looked = gather(&parts, 3, Instant::now() + Duration::from_secs(60));
         assert_eq!((looked.rows, looked.silent), (vec![], 0));
-        assert!(!requests[1].ask(mpsc::channel().0), "nobody is there");
+        assert!(!requests[1].ask(mpsc::channel().0, 0), "nobody is there");
     }
 
     #[test]
@@ -212,7 +215,7 @@ mod tests {
         let receivers: Vec<_> = (0..MOST_REQUESTS + 3)
             .map(|_| {
                 let (to, parts) = mpsc::channel();
-                requests.ask(to);
+                requests.ask(to, 0);
                 parts
             })
             .collect();
