@@ -19,6 +19,9 @@ _drainctl() {
             drainctl,adopt)
                 cmd="drainctl__subcmd__adopt"
                 ;;
+            drainctl,connections)
+                cmd="drainctl__subcmd__connections"
+                ;;
             drainctl,drain)
                 cmd="drainctl__subcmd__drain"
                 ;;
@@ -34,8 +37,14 @@ _drainctl() {
             drainctl,status)
                 cmd="drainctl__subcmd__status"
                 ;;
+            drainctl,top)
+                cmd="drainctl__subcmd__top"
+                ;;
             drainctl__subcmd__help,adopt)
                 cmd="drainctl__subcmd__help__subcmd__adopt"
+                ;;
+            drainctl__subcmd__help,connections)
+                cmd="drainctl__subcmd__help__subcmd__connections"
                 ;;
             drainctl__subcmd__help,drain)
                 cmd="drainctl__subcmd__help__subcmd__drain"
@@ -52,6 +61,9 @@ _drainctl() {
             drainctl__subcmd__help,status)
                 cmd="drainctl__subcmd__help__subcmd__status"
                 ;;
+            drainctl__subcmd__help,top)
+                cmd="drainctl__subcmd__help__subcmd__top"
+                ;;
             *)
                 ;;
         esac
@@ -59,7 +71,7 @@ _drainctl() {
 
     case "${cmd}" in
         drainctl)
-            opts="-h -V --socket --json --help --version status drain resume hold adopt help"
+            opts="-h -V --socket --json --help --version status connections top drain resume hold adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -110,6 +122,44 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        drainctl__subcmd__connections)
+            opts="-h --upstream --client --state --sort --limit --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --upstream)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    COMPREPLY=($(compgen -W "held connecting sending-to-upstream sending-to-client waiting-for-upstream half-closed active quiet closing" -- "${cur}"))
+                    return 0
+                    ;;
+                --sort)
+                    COMPREPLY=($(compgen -W "age idle bytes client upstream" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         drainctl__subcmd__drain)
             opts="-h --upstream --wait --timeout --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -137,7 +187,7 @@ _drainctl() {
             return 0
             ;;
         drainctl__subcmd__help)
-            opts="status drain resume hold adopt help"
+            opts="status connections top drain resume hold adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -151,6 +201,20 @@ _drainctl() {
             return 0
             ;;
         drainctl__subcmd__help__subcmd__adopt)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__help__subcmd__connections)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -234,6 +298,20 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        drainctl__subcmd__help__subcmd__top)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         drainctl__subcmd__hold)
             opts="-h --timeout --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -283,6 +361,24 @@ _drainctl() {
             return 0
             ;;
         drainctl__subcmd__status)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__top)
             opts="-h --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
