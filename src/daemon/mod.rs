@@ -154,9 +154,9 @@ fn control_path_of_the_unit() -> Option<PathBuf> {
 
 fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Logger) {
     for index in 0..fleet.workers() {
-        let (shared, log) = (fleet.clone(), log.new(o!()));
+        let (shared, roster, log) = (fleet.clone(), fleet.proxies(), log.new(o!()));
         life.worker(&format!("worker-{index}"), stop.bound(GRACE * 2), move |token| {
-            proxy::run_worker(shared, index, &token, log)
+            proxy::run_worker(shared, roster, index, &token, log)
         });
     }
     let (fleet, handle) = (fleet.clone(), life.handle());
@@ -171,7 +171,7 @@ fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Lo
 }
 
 fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger) {
-    for proxy in &fleet.proxies {
+    for proxy in fleet.proxies().iter() {
         for address in proxy.listening_on() {
             let upstreams = join(&proxy.config.upstream);
             info!(log, "proxy {} listens on {address} for {upstreams}", proxy.config.name; Event::Listening,

@@ -18,13 +18,13 @@ pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drai
 
 /// STATUS= while serving.
 pub fn running_text(fleet: &Fleet) -> String {
-    let down = fleet.proxies.iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up()).count();
+    let down = fleet.proxies().iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up()).count();
     let down = if down > 0 {
         format!("; {}", count(down as u64, "upstream is down", "upstreams are down"))
     } else {
         String::new()
     };
-    match fleet.proxies.len() {
+    match fleet.proxies().count() {
         0 => NO_PROXY.to_owned(),
         n => format!(
             "Serving {} through {}{down}",
@@ -43,7 +43,7 @@ pub fn lame_duck_text(fleet: &Fleet, until: Instant) -> String {
 /// STATUS= while draining.
 pub fn draining_text(fleet: &Fleet) -> String {
     let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_stop());
-    let cut: u64 = fleet.proxies.iter().map(|p| p.totals().cut).sum();
+    let cut: u64 = fleet.proxies().iter().map(|p| p.totals().cut).sum();
     let cut = if cut > 0 { format!(", {cut} cut") } else { String::new() };
     format!("Draining: {active} of {} connections left{cut}", active + ended)
 }
@@ -61,7 +61,7 @@ fn count(n: u64, one: &str, many: &str) -> String {
 pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
     let state = State::from(handle.state());
     let proxies: BTreeMap<_, _> =
-        fleet.proxies.iter().map(|p| (p.config.name.clone(), proxy_status(p, state))).collect();
+        fleet.proxies().iter().map(|p| (p.config.name.clone(), proxy_status(p, state))).collect();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),
@@ -90,7 +90,7 @@ fn proxy_status(proxy: &Proxy, daemon: State) -> ProxyStatus {
             failed: totals.failed,
         },
         bytes: Bytes { to_upstream: totals.bytes_to_upstream, to_client: totals.bytes_to_client },
-        upstreams: proxy.upstreams.iter().map(upstream_status).collect(),
+        upstreams: proxy.upstreams.iter().map(|upstream| upstream_status(upstream)).collect(),
     }
 }
 

@@ -188,7 +188,7 @@ fn lame_duck(fleet: &Fleet) -> Duration {
 }
 
 fn longest(fleet: &Fleet, which: impl Fn(&config::Drain) -> Duration) -> Duration {
-    fleet.proxies.iter().map(|proxy| which(&proxy.config.drain)).max().unwrap_or_default()
+    fleet.proxies().iter().map(|proxy| which(&proxy.config.drain)).max().unwrap_or_default()
 }
 
 /// Serves on for as long as the longest lame duck of all proxies.

@@ -37,8 +37,8 @@ pub(super) struct Door {
 
 impl Worker {
     pub(super) fn open_doors(&mut self) -> Result<()> {
-        let fleet = self.fleet.clone();
-        for (proxy, index) in fleet.proxies.iter().zip(0..) {
+        let roster = self.roster.clone();
+        for (index, proxy) in roster.numbered() {
             for listener in lock(&proxy.listeners).iter() {
                 let door = Door { listener: listener.clone(), proxy: index, waits: None, closing: None };
                 self.doors.push(Some(door));
@@ -157,7 +157,7 @@ impl Worker {
             // It was added and is open, so this can't fail.
             let _ = self.epoll.delete(&*door.listener);
         }
-        let proxy = &self.fleet.proxies[usize::from(door.proxy)];
+        let proxy = &self.roster[door.proxy];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
@@ -168,7 +168,7 @@ impl Worker {
     pub(super) fn tend_doors(&mut self) {
         for index in 0..self.doors.len() {
             let Some(door) = &mut self.doors[index] else { continue };
-            let proxy = &self.fleet.proxies[usize::from(door.proxy)];
+            let proxy = &self.roster[door.proxy];
             let again = door.waits.is_some_and(|at| at <= self.now) && self.fleet.has_room(proxy);
             if let Some(until) = door.closing {
                 // While the proxy drains its room is made by connections that end.

@@ -71,11 +71,12 @@ impl Worker {
                 Command::HandOver => self.hand_over(),
                 Command::Refuse { until } => self.refuse(self.at(until)),
                 Command::Drain { proxy, since, deadline } => {
-                    let shared = &self.fleet.proxies[proxy];
+                    let shared = &self.roster[proxy];
                     let spread = shared.config.drain.spread.as_millis() as u64;
                     let (since, deadline) = (self.at(since), self.at(deadline));
                     let plan = Plan { since, deadline, spread, hurried: false };
-                    self.plans[proxy] = Some(if self.hurried { self.hurry_plan(plan) } else { plan });
+                    self.plans[usize::from(proxy)] =
+                        Some(if self.hurried { self.hurry_plan(plan) } else { plan });
                     self.look_at_all();
                 }
             }
@@ -84,10 +85,11 @@ impl Worker {
 
     /// The connections of proxies that the configuration no longer has.
     pub(super) fn drain_departed(&mut self) {
-        for (proxy, plan) in self.fleet.proxies.iter().zip(&mut self.plans) {
+        for (number, proxy) in self.roster.numbered() {
             if proxy.departed {
                 let deadline = self.now + proxy.config.drain.deadline.as_millis() as u64;
-                *plan = Some(Plan { since: self.now, deadline, spread: 0, hurried: false });
+                self.plans[usize::from(number)] =
+                    Some(Plan { since: self.now, deadline, spread: 0, hurried: false });
             }
         }
     }
@@ -140,7 +142,7 @@ impl Worker {
 
     fn cut(&mut self, key: Key, doing: Doing) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let proxy = &self.roster[connection.proxy];
         let upstream = connection.upstream.map_or("none", |u| &proxy.upstreams[usize::from(u)].name);
         warn!(self.log, "cut {} at the deadline: {}", connection.peer, doing.word(); Event::Cut,
             "DRAINED_PROXY" => proxy.config.name.clone(),
@@ -159,7 +161,7 @@ impl Worker {
     pub(super) fn end(&mut self, key: Key, end: End) {
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
         let index = connection.proxy;
-        let proxy = &self.fleet.proxies[usize::from(index)];
+        let proxy = &self.roster[index];
         let counters = self.counters(index);
         let draining = proxy.is_draining();
         match end {

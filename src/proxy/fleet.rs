@@ -12,6 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::listener::{self, Left, Listener};
 use super::means::Item;
+use super::roster::Roster;
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
@@ -38,8 +39,8 @@ const REFUSE_LAST: Duration = Duration::from_millis(500);
 
 /// Everything that the workers share.
 pub struct Fleet {
-    /// In the order of their names.
-    pub proxies: Vec<Proxy>,
+    /// The proxies of now. A stop takes the lock when it begins: no reload changes them from then on.
+    pub(super) roster: Mutex<Arc<Roster>>,
     /// Listeners and connections that the last incarnation left.
     pub adopted_counts: (u64, u64),
     /// How long those connections had to wait, once that is known.
@@ -92,7 +93,7 @@ pub struct Proxy {
     /// As the administrator wrote it.
     pub config: config::Proxy,
     /// In the order of the configuration.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
     pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
     /// Doors of workers that are open.
@@ -120,7 +121,7 @@ pub(super) enum Command {
     /// Serve the backlog and close the listeners, at `until` at the latest.
     Refuse { until: Instant },
     /// Drain the connections of a proxy and cut what is left at the deadline.
-    Drain { proxy: usize, since: Instant, deadline: Instant },
+    Drain { proxy: u16, since: Instant, deadline: Instant },
 }
 
 impl Fleet {
@@ -146,7 +147,7 @@ impl Fleet {
         };
         let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
-            proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
+            roster: Mutex::new(Arc::new(config.proxies.iter().map(open).collect::<Result<_>>()?)),
             adopted_counts: (0, 0),
             pause_ms: OnceLock::new(),
             adopted: (0..workers).map(|_| Mutex::default()).collect(),
@@ -177,9 +178,15 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// The proxies of now, those that are leaving included.
+    pub fn proxies(&self) -> Arc<Roster> {
+        lock(&self.roster).clone()
+    }
+
     /// The listeners that are not a .socket unit's, to be stored.
     pub fn own_listeners(&self) -> Vec<Arc<Listener>> {
-        let all = self.proxies.iter().flat_map(|p| lock(&p.listeners).clone());
+        let roster = self.proxies();
+        let all = roster.iter().flat_map(|p| lock(&p.listeners).clone());
         all.filter(|listener| !listener.passed).collect()
     }
 
@@ -213,7 +220,8 @@ impl Fleet {
     /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is
     /// done, or false at `until`, which comes at once when the stop is `hurried`.
     pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
-        let all = self.proxies.iter().flat_map(|p| std::mem::take(&mut *lock(&p.listeners)));
+        let roster = self.proxies();
+        let all = roster.iter().flat_map(|p| std::mem::take(&mut *lock(&p.listeners)));
         let ours: Vec<_> = all.filter(|listener| !listener.passed).collect();
         // Without the filter the backlog is served all the same; only the instant of the close is
         // less exact.
@@ -227,7 +235,7 @@ impl Fleet {
         unix.iter().for_each(|listener| refuse(listener));
         drop((tcp, unix));
         self.tell_all(Command::Refuse { until });
-        let shut = || self.proxies.iter().all(|p| !p.is_listening() || !self.has_room(p));
+        let shut = || roster.iter().all(|p| !p.is_listening() || !self.has_room(p));
         while !hurried() && Instant::now() < until {
             if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
                 return true;
@@ -253,10 +261,10 @@ impl Fleet {
     /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
     pub fn drain(&self, deadline_of: impl Fn(&config::Drain) -> Duration) {
         let since = Instant::now();
-        for (index, proxy) in self.proxies.iter().enumerate() {
+        for (number, proxy) in self.proxies().numbered() {
             proxy.draining.store(true, Relaxed);
             let deadline = since + deadline_of(&proxy.config.drain);
-            self.tell_all(Command::Drain { proxy: index, since, deadline });
+            self.tell_all(Command::Drain { proxy: number, since, deadline });
         }
     }
 
@@ -291,7 +299,7 @@ impl Fleet {
 
     /// Connections live, or clients still wait for room in a backlog.
     pub fn is_busy(&self) -> bool {
-        self.active() > 0 || self.proxies.iter().any(Proxy::is_listening)
+        self.active() > 0 || self.proxies().iter().any(|proxy| proxy.is_listening())
     }
 
     /// Takes the place of one connection in `proxy`, if there is one.
@@ -369,15 +377,16 @@ impl Proxy {
         for address in &config.listen {
             listeners.extend(listener::open(&config.name, address, passed, left)?.into_iter().map(Arc::new));
         }
-        let upstream =
-            |a: &config::UpstreamAddress| Ok(Upstream::new(listener::upstream_address(a)?, a.to_string()));
+        let upstream = |a: &config::UpstreamAddress| {
+            Ok(Arc::new(Upstream::new(listener::upstream_address(a)?, a.to_string())))
+        };
         let upstreams = config.upstream.iter().map(upstream).collect::<Result<_>>()?;
         Ok(Proxy::new(config, upstreams, listeners, workers))
     }
 
     fn new(
         config: config::Proxy,
-        upstreams: Vec<Upstream>,
+        upstreams: Vec<Arc<Upstream>>,
         listeners: Vec<Arc<Listener>>,
         workers: usize,
     ) -> Proxy {
@@ -393,6 +402,11 @@ impl Proxy {
             draining: AtomicBool::new(false),
             full_at: AtomicU32::new(0),
         }
+    }
+
+    /// Its name and those of its upstreams, for the ledger.
+    pub(super) fn names(&self) -> (String, Vec<String>) {
+        (self.config.name.clone(), self.upstreams.iter().map(|u| u.name.clone()).collect())
     }
 
     /// Connections that live, those that wait for their upstream included.

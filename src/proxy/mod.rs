@@ -18,6 +18,7 @@ mod means;
 mod pipes;
 mod portable;
 mod proxy_protocol;
+mod roster;
 mod seeded;
 mod slab;
 mod source;
@@ -28,6 +29,7 @@ mod worker;
 
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
+pub use roster::Roster;
 pub use stats::Totals;
 pub use upstream::Upstream;
 pub use worker::run as run_worker;

@@ -4,6 +4,7 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::sys::socket::Address;
@@ -89,7 +90,7 @@ impl Tried {
 }
 
 /// The next upstream to try; among equals the first at or after `start`. None: all were tried.
-pub fn pick(upstreams: &[Upstream], tried: Tried, start: usize) -> Option<usize> {
+pub fn pick(upstreams: &[Arc<Upstream>], tried: Tried, start: usize) -> Option<usize> {
     let n = upstreams.len();
     let untried = (0..n).map(|i| (start + i) % n).filter(|i| !tried.has(*i));
     untried.min_by_key(|i| (!upstreams[*i].is_up(), upstreams[*i].active()))
@@ -99,9 +100,9 @@ pub fn pick(upstreams: &[Upstream], tried: Tried, start: usize) -> Option<usize>
 mod tests {
     use super::*;
 
-    fn three() -> Vec<Upstream> {
+    fn three() -> Vec<Arc<Upstream>> {
         let address: std::net::SocketAddr = ([127, 0, 0, 1], 1).into();
-        (0..3).map(|n| Upstream::new(Address::Tcp(address), n.to_string())).collect()
+        (0..3).map(|n| Arc::new(Upstream::new(Address::Tcp(address), n.to_string()))).collect()
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::fleet::{Fleet, Proxy, lock};
 use super::means::{Means, Parking};
 use super::pipes::Pipes;
 use super::portable::record_of;
+use super::roster::Roster;
 use super::slab::{Key, Slab};
 use super::source::{Side, Source};
 use super::stats::Counters;
@@ -64,6 +65,8 @@ pub(super) enum Entry {
 
 pub(super) struct Worker {
     pub fleet: Arc<Fleet>,
+    /// The proxies, as this worker has taken them in.
+    pub roster: Arc<Roster>,
     pub index: usize,
     pub log: Logger,
     pub epoll: Epoll,
@@ -96,11 +99,18 @@ pub(super) struct Worker {
     pub awake_since: u64,
 }
 
-/// Runs worker `index` until the stop token has fired and its last connection has ended.
+/// Runs worker `index` until the stop token has fired and its last connection has ended. `roster` are the
+/// proxies from before the first reload: what was adopted goes by their numbers.
 ///
 /// # Errors
 /// Exit 71 when the system refuses what every worker needs: an epoll.
-pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Result<()> {
+pub fn run(
+    fleet: Arc<Fleet>,
+    roster: Arc<Roster>,
+    index: usize,
+    stop: &StopToken,
+    log: Logger,
+) -> Result<()> {
     let epoll =
         Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
     let pipes = Pipes::new(fleet.pipes.clone()).map_err(|e| Error::system("making a pipe", e))?;
@@ -113,7 +123,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     let mut means = Means { pipes, parking };
     means.pipes.keys().into_iter().for_each(|pipe| means.park_pipe(pipe, false));
     let mut worker = Worker {
-        plans: vec![None; fleet.proxies.len()],
+        plans: vec![None; roster.size()],
         keeper: fleet.keeper.clone(),
         crash_after: fleet.keeper.as_ref().and_then(|keeper| keeper.crash_after),
         young: VecDeque::new(),
@@ -122,6 +132,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         untidy: false,
         failed: true,
         fleet,
+        roster,
         index,
         log,
         epoll,
@@ -258,7 +269,7 @@ impl Worker {
         let is_unix = match side {
             Side::Client => matches!(connection.peer, Peer::Unix(_)),
             Side::Server => connection.upstream.is_some_and(|upstream| {
-                let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+                let proxy = &self.roster[connection.proxy];
                 matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
             }),
         };
@@ -302,7 +313,7 @@ impl Worker {
         let sent = (connection.to_upstream.flow.bytes, connection.to_client.flow.bytes);
         let record = record_of(&self.keeper, connection);
         let turn = connection.relay(&mut self.means, record, self.now);
-        let counters = &self.fleet.proxies[usize::from(connection.proxy)].counters[self.index];
+        let counters = &self.roster[connection.proxy].counters[self.index];
         counters.bytes_to_upstream.add(connection.to_upstream.flow.bytes - sent.0);
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
         match turn {
@@ -374,14 +385,14 @@ impl Worker {
 
     pub(super) fn look_at_idle(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let proxy = &self.roster[connection.proxy];
         let Some(limit) = proxy.config.idle_timeout else { return };
         let due = connection.last + limit.as_millis() as u64;
         if due <= self.now { self.end(key, End::Idle) } else { self.arm(key, due) }
     }
 
     pub(super) fn proxy(&self, index: u16) -> &Proxy {
-        &self.fleet.proxies[usize::from(index)]
+        &self.roster[index]
     }
 
     pub(super) fn counters(&self, proxy: u16) -> &Counters {
@@ -403,15 +414,15 @@ impl Drop for Worker {
     fn drop(&mut self) {
         for key in self.table.keys() {
             if let Some(Entry::Connection(connection)) = self.table.remove(key) {
-                let fleet = self.fleet.clone();
-                let proxy = &fleet.proxies[usize::from(connection.proxy)];
+                let roster = self.roster.clone();
+                let proxy = &roster[connection.proxy];
                 if let Some(upstream) = connection.upstream {
                     proxy.upstreams[usize::from(upstream)].leave();
                 }
                 if !connection.is_whole() {
                     self.release(connection, (true, true));
                 }
-                fleet.connection_closed(proxy);
+                self.fleet.connection_closed(proxy);
             }
         }
         for index in 0..self.doors.len() {

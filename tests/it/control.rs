@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use drained::control::operator::{Reply, Who};
+use drained::control::protocol::Call;
 use drained::control::server::{MODE, MOST_CLIENTS, Running};
 use drained::control::status::{
     Adopted, Bytes, Connections, ProxyStatus, State, UpstreamState, UpstreamStatus,
 };
-use drained::control::operator::{Reply, Who};
-use drained::control::protocol::Call;
 use drained::control::{ControlServer, Operator, Status, client};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
