@@ -2,11 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::Result;
+use crate::control::protocol::Call;
+use crate::control::reload::Reload;
 use crate::control::{self, client};
+use crate::{Error, Exit, Result};
+
+/// How long a reload may take, and the one before it that is under way.
+const RELOAD: Duration = Duration::from_secs(15);
 
 /// The whole program, from its arguments to its exit code.
 pub fn main() -> ExitCode {
@@ -17,7 +23,7 @@ pub fn main() -> ExitCode {
     match options.run() {
         Ok(text) => {
             super::say(text);
-            crate::Exit::Orderly.into()
+            Exit::Orderly.into()
         }
         Err(error) => super::fail("drainctl", &error),
     }
@@ -43,15 +49,33 @@ pub struct Options {
 enum Command {
     /// Show the daemon, its proxies and their connections
     Status,
+    /// Read the configuration anew: what is wrong with it is told, and then all stays as it was
+    Reload,
 }
 
 impl Options {
     fn run(&self) -> Result<String> {
         match self.command {
+            Command::Reload => self.reload(),
             Command::Status => {
                 let status = client::status(&self.socket)?;
                 Ok(if self.json { status.to_json() } else { control::screen::render(&status) })
             }
         }
+    }
+
+    fn reload(&self) -> Result<String> {
+        let answer: Reload = client::call_within(&self.socket, &Call::Reload, RELOAD)?;
+        if answer.reloaded {
+            return Ok(if self.json { answer.to_json() } else { answer.to_text() });
+        }
+        if self.json {
+            super::say(answer.to_json());
+        }
+        let exits = [Exit::Config, Exit::System, Exit::Unavailable];
+        let exit = exits.into_iter().find(|exit| *exit as u8 == answer.exit).unwrap_or(Exit::Software);
+        let parting = if answer.errors.len() == 1 { " " } else { "\n" };
+        let message = format!("not reloaded, all stays as it was:{parting}{}", answer.errors.join("\n"));
+        Err(Error::new(exit, message))
     }
 }

@@ -7,6 +7,7 @@ pub mod client;
 mod connection;
 pub mod operator;
 pub mod protocol;
+pub mod reload;
 pub mod screen;
 pub mod server;
 mod socket;

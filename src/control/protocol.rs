@@ -26,6 +26,8 @@ pub const LONGEST_REPLY: usize = 16 << 20;
 pub enum Call {
     /// How it is.
     Status,
+    /// Read the configuration anew.
+    Reload,
 }
 
 #[derive(Serialize)]
@@ -50,7 +52,7 @@ fn none<T>() -> Option<T> {
 
 impl Call {
     /// The words of all calls.
-    const WORDS: [&str; 1] = ["status"];
+    const WORDS: [&str; 2] = ["status", "reload"];
 
     /// The request's line, its end included.
     pub fn to_line(&self) -> Vec<u8> {
@@ -113,6 +115,8 @@ mod tests {
         assert_eq!(Call::Status.to_line(), b"{\"version\":1,\"call\":\"status\"}\n");
         assert_eq!(Call::from_line(&Call::Status.to_line()), Ok(Call::Status));
         assert_eq!(Call::from_line(br#"{"call":"status","version":1,"new":true}"#), Ok(Call::Status));
+        assert_eq!(Call::Reload.to_line(), b"{\"version\":1,\"call\":\"reload\"}\n");
+        assert_eq!(Call::from_line(&Call::Reload.to_line()), Ok(Call::Reload));
     }
 
     #[test]

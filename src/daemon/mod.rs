@@ -4,6 +4,7 @@ pub mod demo;
 mod handover;
 mod intent;
 mod operator;
+mod reload;
 mod report;
 mod stop;
 
@@ -12,12 +13,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use slog::{Level, Logger, info, o, warn};
 
+use self::reload::{Last, Reloader};
 use self::stop::Stop;
 use crate::config::{self, Config};
 use crate::control::ControlServer;
@@ -46,12 +48,12 @@ const RETRY_START: Duration = Duration::from_secs(1);
 /// How often STATUS= may change while nothing happens but traffic.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs until the stop is over. An error means that nothing was started.
+/// Runs until the stop is over; a reload reads `file` anew. An error means that nothing was started.
 ///
 /// # Errors
 /// Exit 71: the system refused, an address in use for one. Exit 78: systemd passed other sockets
 /// than the configuration names.
-pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outcome> {
+pub fn run(signals: BlockedSignals, config: Config, file: Option<PathBuf>, level: Level) -> Result<Outcome> {
     let began = Instant::now();
     let fd_limit = limits::raise_file_descriptors()?;
     let mut passed = listen_fds::take()?;
@@ -59,7 +61,7 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
     limits::make_room(FD_ROOM);
     let mut estate = adopt::estate(&mut passed);
     let (log, log_thread) = journal::open(level);
-    let result = serve(signals, config, began, &log, fd_limit, (&mut passed, &mut estate));
+    let result = serve(signals, (config, file), began, &log, fd_limit, (&mut passed, &mut estate));
     if result.is_err() {
         estate.give_back();
     }
@@ -70,7 +72,7 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
 /// Goes on from what systemd `left`: sockets of .socket units, and the estate of the last incarnation.
 fn serve(
     signals: BlockedSignals,
-    config: Config,
+    (config, file): (Config, Option<PathBuf>),
     began: Instant,
     log: &Logger,
     fd_limit: u64,
@@ -92,9 +94,22 @@ fn serve(
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
 
+    fleet.keep_passed(std::mem::take(passed));
+
     life.hurry(HURRY + GRACE);
-    let control = start_control(&config, &fleet, &life.handle(), log)?;
-    let stop = Stop::new(&fleet, life.handle(), config.handover.on_restart);
+    let on_restart = Arc::new(Mutex::new(config.handover.on_restart));
+    let mut reloader = Reloader {
+        fleet: fleet.clone(),
+        handle: life.handle(),
+        log: log.clone(),
+        file,
+        in_force: config.clone(),
+        on_restart: on_restart.clone(),
+        last: Last::default(),
+    };
+    let control = start_control(&config, &fleet, &life.handle(), log, &reloader.last)?;
+    life.on_reload(move || reloader.run());
+    let stop = Stop::new(&fleet, life.handle(), on_restart);
     start_workers(&mut life, &fleet, &stop, log);
     stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
@@ -137,12 +152,14 @@ fn start_control(
     fleet: &Arc<Fleet>,
     handle: &Handle,
     log: &Logger,
+    reload: &Last,
 ) -> Result<Option<Running>> {
     let Some(path) = config.daemon.control.clone().or_else(control_path_of_the_unit) else {
         return Ok(None);
     };
-    let operator = operator::Daemon { fleet: fleet.clone(), handle: handle.clone() };
-    ControlServer::bind(&path, MODE)?.start(log.clone(), operator).map(Some)
+    let (fleet, handle, log) = (fleet.clone(), handle.clone(), log.clone());
+    let operator = operator::Daemon { fleet, handle, log: log.clone(), reload: reload.clone() };
+    ControlServer::bind(&path, MODE)?.start(log, operator).map(Some)
 }
 
 /// $RUNTIME_DIRECTORY is set by RuntimeDirectory=, several parted by colons, see systemd.exec(5).

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use slog::Logger;
+
+use super::reload::Last;
 use super::report;
 use crate::control::Operator;
 use crate::control::operator::{Reply, Who};
@@ -13,11 +16,14 @@ use crate::proxy::Fleet;
 pub struct Daemon {
     pub fleet: Arc<Fleet>,
     pub handle: Handle,
+    pub log: Logger,
+    pub reload: Last,
 }
 
 impl Operator for Daemon {
-    fn answer(&self, call: Call, _who: &Who, reply: Reply) {
+    fn answer(&self, call: Call, who: &Who, reply: Reply) {
         match call {
+            Call::Reload => self.reload.ask(&self.handle, who, &self.log, reply),
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),
         }
     }

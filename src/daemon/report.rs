@@ -14,7 +14,7 @@ use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Proxy, Upstream};
 
 /// Said where there is nothing to do.
-pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drained.toml and restart";
+pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drained.toml and reload";
 
 /// STATUS= while serving.
 pub fn running_text(fleet: &Fleet) -> String {
@@ -24,7 +24,7 @@ pub fn running_text(fleet: &Fleet) -> String {
     } else {
         String::new()
     };
-    match fleet.proxies().count() {
+    match fleet.proxies().iter().filter(|p| !p.is_departed()).count() {
         0 => NO_PROXY.to_owned(),
         n => format!(
             "Serving {} through {}{down}",
@@ -60,8 +60,17 @@ fn count(n: u64, one: &str, many: &str) -> String {
 /// What `drainctl status` shows.
 pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
     let state = State::from(handle.state());
-    let proxies: BTreeMap<_, _> =
-        fleet.proxies().iter().map(|p| (p.config.name.clone(), proxy_status(p, state))).collect();
+    let mut proxies = BTreeMap::new();
+    let (leaving, staying): (Vec<_>, Vec<_>) =
+        fleet.proxies().iter().filter(|p| !p.is_gone()).cloned().partition(|p| p.is_departed());
+    for proxy in staying.iter().chain(&leaving) {
+        let status = proxy_status(proxy, state);
+        // One that was removed and came back has connections of before.
+        proxies
+            .entry(proxy.config.name.clone())
+            .and_modify(|known: &mut ProxyStatus| known.connections.active += status.connections.active)
+            .or_insert(status);
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),

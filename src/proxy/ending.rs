@@ -68,6 +68,8 @@ impl Worker {
     pub(super) fn read_mail(&mut self) {
         for command in self.fleet.mailboxes[self.index].take() {
             match command {
+                Command::Renew(change) => self.renew(&change),
+                Command::CloseStrays { until } => self.close_strays(self.at(until)),
                 Command::HandOver => self.hand_over(),
                 Command::Refuse { until } => self.refuse(self.at(until)),
                 Command::Drain { proxy, since, deadline } => {

@@ -2,8 +2,6 @@
 //! and the mailboxes through which the stop reaches the workers.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,14 +10,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::listener::{self, Left, Listener};
 use super::means::Item;
-use super::roster::Roster;
+use super::roster::{Change, Roster};
 use super::stats::{Counters, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
 use crate::handover::adopt::{Adopted, Estate};
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
-use crate::sys::{self, socket};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
 
@@ -28,14 +25,6 @@ const RESERVED_FDS: u64 = 512;
 /// Of each worker, in flight: the dead in its lots, and what it is just parking.
 const RESERVED_FDS_OF_A_WORKER: u64 = 128;
 const FDS_PER_CONNECTION: u64 = 2;
-
-/// How long handshakes that had begun may take to their end.
-const HANDSHAKE: Duration = Duration::from_secs(1);
-const HANDSHAKE_LOOK: Duration = Duration::from_millis(5);
-/// How often to look whether the stop is hurried while backlogs are served.
-const REFUSE_LOOK: Duration = Duration::from_millis(50);
-/// How long a worker may take to close its listeners, whoever stands in their backlogs.
-const REFUSE_LAST: Duration = Duration::from_millis(500);
 
 /// Everything that the workers share.
 pub struct Fleet {
@@ -52,6 +41,12 @@ pub struct Fleet {
     /// Pipes of all workers: those of slow receivers leave less room for connections.
     pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
+    /// What systemd passed and no proxy listens on, for a reload that names it.
+    pub(super) passed: Mutex<Vec<PassedFd>>,
+    /// The same of what a proxy had before.
+    pub(super) spare: Mutex<Vec<Arc<Listener>>>,
+    /// What the last reload changed.
+    pub(super) last_change: Mutex<Option<Arc<Change>>>,
     /// What outlives the process, where there is a store.
     pub(super) keeper: Option<Arc<Keeper>>,
     /// What is to be adopted, with its proxy and its upstream.
@@ -69,7 +64,7 @@ pub struct Fleet {
     pub(super) hurry: Duration,
     /// Until when nobody is taken in, for those who are in lack file descriptors.
     pub(super) scarce_until: AtomicU64,
-    stopping: AtomicBool,
+    pub(super) stopping: AtomicBool,
     ended_in_stop: AtomicU64,
     change: Mutex<()>,
     changed: Condvar,
@@ -94,17 +89,18 @@ pub struct Proxy {
     pub config: config::Proxy,
     /// In the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
-    pub(super) counters: Vec<Counters>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
-    /// Doors of workers that are open.
-    listening: AtomicUsize,
-    pub(super) active: AtomicU32,
-    pub(super) rotation: AtomicUsize,
-    /// It is not configured any more; only connections of the last incarnation are left.
+    /// It is not configured any more; only connections are left.
     pub(super) departed: bool,
-    pub(super) draining: AtomicBool,
+    // What follows goes on when a reload changes the settings.
+    pub(super) counters: Arc<[Counters]>,
+    /// Doors of workers that are open.
+    listening: Arc<AtomicUsize>,
+    pub(super) active: Arc<AtomicU32>,
+    pub(super) rotation: Arc<AtomicUsize>,
+    pub(super) draining: Arc<AtomicBool>,
     /// The number of connections at which accepting last had to wait; 0: it doesn't.
-    pub(super) full_at: AtomicU32,
+    pub(super) full_at: Arc<AtomicU32>,
 }
 
 /// A worker's way to be told something.
@@ -113,9 +109,13 @@ pub(super) struct Mailbox {
     commands: Mutex<Vec<Command>>,
 }
 
-/// What the stop asks of a worker.
-#[derive(Clone, Copy, Debug)]
+/// What a stop or a reload asks of a worker.
+#[derive(Clone)]
 pub(super) enum Command {
+    /// The proxies are others.
+    Renew(Arc<Change>),
+    /// Serve the backlog of the listeners that no proxy has any more and close them, at `until` at the latest.
+    CloseStrays { until: Instant },
     /// Park all connections and let go of the listeners.
     HandOver,
     /// Serve the backlog and close the listeners, at `until` at the latest.
@@ -151,6 +151,9 @@ impl Fleet {
             adopted_counts: (0, 0),
             pause_ms: OnceLock::new(),
             adopted: (0..workers).map(|_| Mutex::default()).collect(),
+            passed: Mutex::default(),
+            spare: Mutex::default(),
+            last_change: Mutex::default(),
             keeper: None,
             adoptable: Vec::new(),
             lots: (0..workers).map(|_| Mutex::default()).collect(),
@@ -202,6 +205,7 @@ impl Fleet {
 
     /// The stop has begun: from here on it is counted how many connections end.
     pub fn begin_stop(&self) {
+        let _roster = lock(&self.roster);
         self.stopping.store(true, Relaxed);
     }
 
@@ -210,52 +214,14 @@ impl Fleet {
         self.ended_in_stop.load(Relaxed)
     }
 
+    /// Keeps what systemd passed and no proxy listens on: a reload may name it.
+    pub fn keep_passed(&self, passed: Vec<PassedFd>) {
+        *lock(&self.passed) = passed;
+    }
+
     /// How many workers share it.
     pub fn workers(&self) -> usize {
         self.mailboxes.len()
-    }
-
-    /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
-    /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
-    /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is
-    /// done, or false at `until`, which comes at once when the stop is `hurried`.
-    pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
-        let roster = self.proxies();
-        let all = roster.iter().flat_map(|p| std::mem::take(&mut *lock(&p.listeners)));
-        let ours: Vec<_> = all.filter(|listener| !listener.passed).collect();
-        // Without the filter the backlog is served all the same; only the instant of the close is
-        // less exact.
-        let refuse = |listener: &Listener| drop(socket::refuse_new(listener.as_fd()));
-        let address = |listener: &Arc<Listener>| socket::local_address(listener.as_fd());
-        let (tcp, unix): (Vec<_>, Vec<_>) =
-            ours.into_iter().partition(|listener| address(listener).is_some());
-        tcp.iter().for_each(|listener| refuse(listener));
-        self.let_handshakes_end(&tcp.iter().filter_map(address).collect::<Vec<_>>(), until);
-        // A UNIX listener that refuses counts as readable for ever, so not before it is to close.
-        unix.iter().for_each(|listener| refuse(listener));
-        drop((tcp, unix));
-        self.tell_all(Command::Refuse { until });
-        let shut = || roster.iter().all(|p| !p.is_listening() || !self.has_room(p));
-        while !hurried() && Instant::now() < until {
-            if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
-                return true;
-            }
-        }
-        self.tell_all(Command::Refuse { until: Instant::now() });
-        self.wait_until(Instant::now() + REFUSE_LAST, shut)
-    }
-
-    fn let_handshakes_end(&self, listeners: &[SocketAddr], until: Instant) {
-        let settled = until.min(Instant::now() + HANDSHAKE);
-        loop {
-            let began = Instant::now();
-            if !sys::handshakes::pending(listeners, settled) || Instant::now() >= settled {
-                return;
-            }
-            // A machine with many sockets has a long table: no more than a fifth of the time is read.
-            let pause = HANDSHAKE_LOOK.max(began.elapsed() * 4);
-            self.wait_until(settled.min(Instant::now() + pause), || false);
-        }
     }
 
     /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
@@ -286,7 +252,7 @@ impl Fleet {
 
     pub(super) fn tell_all(&self, command: Command) {
         for mailbox in &self.mailboxes {
-            lock(&mailbox.commands).push(command);
+            lock(&mailbox.commands).push(command.clone());
             // Fails only when the counter is full, and then it is readable.
             let _ = mailbox.wake.write(1);
         }
@@ -363,7 +329,7 @@ impl Proxy {
     pub(super) fn departed(name: &str, workers: usize) -> Proxy {
         let mut proxy = Proxy::new(config::Proxy::departed(name), Vec::new(), Vec::new(), workers);
         proxy.departed = true;
-        proxy.draining = AtomicBool::new(true);
+        proxy.draining.store(true, Relaxed);
         proxy
     }
 
@@ -384,7 +350,7 @@ impl Proxy {
         Ok(Proxy::new(config, upstreams, listeners, workers))
     }
 
-    fn new(
+    pub(super) fn new(
         config: config::Proxy,
         upstreams: Vec<Arc<Upstream>>,
         listeners: Vec<Arc<Listener>>,
@@ -395,13 +361,44 @@ impl Proxy {
             upstreams,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             listeners: Mutex::new(listeners),
-            listening: AtomicUsize::new(0),
-            active: AtomicU32::new(0),
-            rotation: AtomicUsize::new(0),
+            listening: Arc::default(),
+            active: Arc::default(),
+            rotation: Arc::default(),
             departed: false,
-            draining: AtomicBool::new(false),
-            full_at: AtomicU32::new(0),
+            draining: Arc::default(),
+            full_at: Arc::default(),
         }
+    }
+
+    /// The same proxy with other settings. Who goes through it goes on, and so do its counters.
+    pub(super) fn renewed(
+        &self,
+        config: config::Proxy,
+        upstreams: Vec<Arc<Upstream>>,
+        listeners: Vec<Arc<Listener>>,
+    ) -> Proxy {
+        Proxy {
+            config,
+            upstreams,
+            listeners: Mutex::new(listeners),
+            departed: self.departed,
+            counters: self.counters.clone(),
+            listening: self.listening.clone(),
+            active: self.active.clone(),
+            rotation: self.rotation.clone(),
+            draining: self.draining.clone(),
+            full_at: self.full_at.clone(),
+        }
+    }
+
+    /// It is not configured any more: its connections are drained.
+    pub fn is_departed(&self) -> bool {
+        self.departed
+    }
+
+    /// It is not configured any more, and nothing of it is left.
+    pub fn is_gone(&self) -> bool {
+        self.departed && self.active() == 0 && !self.is_listening()
     }
 
     /// Its name and those of its upstreams, for the ledger.
@@ -418,7 +415,13 @@ impl Proxy {
         self.listening.fetch_add(1, Relaxed);
     }
 
-    fn is_listening(&self) -> bool {
+    /// Another proxy has the listener from now on.
+    pub(super) fn listener_moved(&self, to: &Proxy) {
+        to.listener_opened();
+        self.listening.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
         self.listening.load(Relaxed) > 0
     }
 

@@ -18,6 +18,9 @@ mod means;
 mod pipes;
 mod portable;
 mod proxy_protocol;
+mod refusing;
+mod reload;
+mod renew;
 mod roster;
 mod seeded;
 mod slab;
@@ -29,6 +32,7 @@ mod worker;
 
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
+pub use reload::{Leftover, Prepared};
 pub use roster::Roster;
 pub use stats::Totals;
 pub use upstream::Upstream;

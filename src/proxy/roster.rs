@@ -1,11 +1,52 @@
 //! The proxies of one configuration, by their numbers. A reload replaces the whole; a proxy that stays keeps its
 //! number, for connections and the ledger go by it.
 
+use std::collections::HashMap;
 use std::ops::Index;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use super::fleet::Proxy;
+use super::fleet::{Proxy, lock};
+use super::listener::Listener;
 use crate::handover::names::Names;
+
+/// From one roster to the next.
+pub(super) struct Change {
+    pub roster: Arc<Roster>,
+    /// By the numbers of the old one. None: nothing of that proxy is left.
+    pub moves: Vec<Option<Move>>,
+    /// Workers that have not taken it in yet.
+    pub behind: AtomicUsize,
+}
+
+/// Where a proxy went.
+pub(super) struct Move {
+    pub to: u16,
+    /// By their places in the old one, the places of its upstreams in the new one. None: they are the same.
+    pub upstreams: Option<Vec<Option<u16>>>,
+}
+
+impl Change {
+    /// Where the proxy of this number went.
+    pub fn of(&self, number: u16) -> Option<&Move> {
+        self.moves.get(usize::from(number))?.as_ref()
+    }
+
+    /// All workers have taken it in.
+    pub fn is_done(&self) -> bool {
+        self.behind.load(SeqCst) == 0
+    }
+}
+
+impl Move {
+    /// The place of an upstream in the new proxy; None: it is none of its any more.
+    pub fn upstream(&self, index: u16) -> Option<u16> {
+        match &self.upstreams {
+            None => Some(index),
+            Some(places) => places.get(usize::from(index)).copied().flatten(),
+        }
+    }
+}
 
 /// Immutable once it is shared.
 #[derive(Clone, Default)]
@@ -39,6 +80,28 @@ impl Roster {
     pub(super) fn push(&mut self, proxy: Arc<Proxy>) -> u16 {
         self.by_number.push(Some(proxy));
         (self.by_number.len() - 1) as u16
+    }
+
+    /// The proxy of this number.
+    pub(super) fn get(&self, number: usize) -> Option<&Arc<Proxy>> {
+        self.by_number.get(number)?.as_ref()
+    }
+
+    /// Gives a number to a proxy.
+    pub(super) fn set(&mut self, number: usize, proxy: Arc<Proxy>) {
+        if self.by_number.len() <= number {
+            self.by_number.resize(number + 1, None);
+        }
+        self.by_number[number] = Some(proxy);
+    }
+
+    /// Whose each listener is.
+    pub(super) fn homes(&self) -> HashMap<*const Listener, (u16, Arc<Listener>)> {
+        let of_proxy = |(number, proxy): (u16, &Arc<Proxy>)| {
+            let listeners = lock(&proxy.listeners).clone();
+            listeners.into_iter().map(move |listener| (Arc::as_ptr(&listener), (number, listener)))
+        };
+        self.numbered().flat_map(of_proxy).collect()
     }
 
     /// What the ledger calls them by their numbers.

@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::handover::keeper::Keeper;
 use crate::lifecycle::{StopLevel, StopToken};
 use crate::sys::clock::monotonic_ms;
-use crate::sys::socket::{Address, Peer};
+use crate::sys::socket::{self, Address, Peer};
 use crate::{Error, Result};
 
 const EVENTS_PER_WAIT: usize = 256;
@@ -268,10 +268,16 @@ impl Worker {
         }
         let is_unix = match side {
             Side::Client => matches!(connection.peer, Peer::Unix(_)),
-            Side::Server => connection.upstream.is_some_and(|upstream| {
-                let proxy = &self.roster[connection.proxy];
-                matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
-            }),
+            Side::Server => match connection.upstream {
+                Some(upstream) => {
+                    let proxy = &self.roster[connection.proxy];
+                    matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
+                }
+                // It is not configured any more.
+                None => {
+                    connection.server.as_ref().is_some_and(|fd| socket::local_address(fd.as_fd()).is_none())
+                }
+            },
         };
         let (up, down) = (&mut connection.to_upstream, &mut connection.to_client);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };

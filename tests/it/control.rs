@@ -62,6 +62,7 @@ impl Operator for Telling {
     fn answer(&self, call: Call, _who: &Who, reply: Reply) {
         match call {
             Call::Status => reply.ok(&status_of(self.0)),
+            Call::Reload => reply.refuse("not here"),
         }
     }
 }

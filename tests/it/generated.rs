@@ -39,7 +39,7 @@ fn programs() -> [Program; 2] {
     let drainctl = Program {
         name: "drainctl",
         section: "1",
-        synopsis: r"\fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] [\fB\-\-json\fR] \fBstatus\fR
+        synopsis: r"\fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] [\fB\-\-json\fR] \fBstatus\fR | \fBreload\fR
 ",
         command: cli::drainctl::Options::command(),
     };

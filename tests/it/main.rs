@@ -13,6 +13,7 @@
 //! - `house`: the conventions of the tree.
 //! - `lifecycle`: the examples somedaemon and contrary against a fake service manager.
 //! - `relay`: the daemon's relay, between clients and upstreams that the tests own.
+//! - `reload`: reloads of the daemon: proxies that come, change and go under live connections.
 //! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
 //!   need root and packages: `make test` as root runs them.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
@@ -33,5 +34,6 @@ mod journal;
 mod lifecycle;
 mod peers;
 mod relay;
+mod reload;
 mod support;
 mod systemd;
