@@ -19,11 +19,17 @@ _drainctl() {
             drainctl,help)
                 cmd="drainctl__subcmd__help"
                 ;;
+            drainctl,reload)
+                cmd="drainctl__subcmd__reload"
+                ;;
             drainctl,status)
                 cmd="drainctl__subcmd__status"
                 ;;
             drainctl__subcmd__help,help)
                 cmd="drainctl__subcmd__help__subcmd__help"
+                ;;
+            drainctl__subcmd__help,reload)
+                cmd="drainctl__subcmd__help__subcmd__reload"
                 ;;
             drainctl__subcmd__help,status)
                 cmd="drainctl__subcmd__help__subcmd__status"
@@ -35,7 +41,7 @@ _drainctl() {
 
     case "${cmd}" in
         drainctl)
-            opts="-h -V --socket --json --help --version status help"
+            opts="-h -V --socket --json --help --version status reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -53,7 +59,7 @@ _drainctl() {
             return 0
             ;;
         drainctl__subcmd__help)
-            opts="status help"
+            opts="status reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -80,6 +86,20 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        drainctl__subcmd__help__subcmd__reload)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         drainctl__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -87,6 +107,24 @@ _drainctl() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__reload)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -29,9 +29,14 @@ complete -c drainctl -n "__fish_drainctl_needs_command" -l json -d 'Print the an
 complete -c drainctl -n "__fish_drainctl_needs_command" -s h -l help -d 'Print help'
 complete -c drainctl -n "__fish_drainctl_needs_command" -s V -l version -d 'Print version'
 complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "status" -d 'Show the daemon, its proxies and their connections'
+complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "reload" -d 'Read the configuration anew: what is wrong with it is told, and then all stays as it was'
 complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c drainctl -n "__fish_drainctl_using_subcommand status" -l socket -d 'The control socket of the daemon' -r -F
 complete -c drainctl -n "__fish_drainctl_using_subcommand status" -l json -d 'Print the answer as one line of JSON'
 complete -c drainctl -n "__fish_drainctl_using_subcommand status" -s h -l help -d 'Print help'
-complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status help" -f -a "status" -d 'Show the daemon, its proxies and their connections'
-complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c drainctl -n "__fish_drainctl_using_subcommand reload" -l socket -d 'The control socket of the daemon' -r -F
+complete -c drainctl -n "__fish_drainctl_using_subcommand reload" -l json -d 'Print the answer as one line of JSON'
+complete -c drainctl -n "__fish_drainctl_using_subcommand reload" -s h -l help -d 'Print help'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status reload help" -f -a "status" -d 'Show the daemon, its proxies and their connections'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status reload help" -f -a "reload" -d 'Read the configuration anew: what is wrong with it is told, and then all stays as it was'
+complete -c drainctl -n "__fish_drainctl_using_subcommand help; and not __fish_seen_subcommand_from status reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -110,15 +110,15 @@ mod tests {
 
     #[test]
     fn keys_that_need_a_restart_are_named_and_stay_as_they_were() {
-        let changes: [(&str, fn(&mut Config)); 4] = [
-            ("daemon.workers", |c| c.daemon.workers = Some(7)),
-            ("daemon.control", |c| c.daemon.control = Some("/run/other.sock".into())),
-            ("handover.crash_after", |c| c.handover.crash_after = Some(Duration::ZERO)),
-            ("handover.crash_after", |c| c.handover.crash_after = None),
-        ];
-        for (key, change) in changes {
-            let (old, mut new) = (config(&["a"]), config(&["b"]));
-            change(&mut new);
+        let daemon = |workers, control| Daemon { workers, control };
+        let handover = |crash_after| Handover { crash_after, ..Handover::default() };
+        for (key, daemon, handover) in [
+            ("daemon.workers", daemon(Some(7), None), Handover::default()),
+            ("daemon.control", daemon(None, Some("/run/other.sock".into())), Handover::default()),
+            ("handover.crash_after", Daemon::default(), handover(Some(Duration::ZERO))),
+            ("handover.crash_after", Daemon::default(), handover(None)),
+        ] {
+            let (old, new) = (config(&["a"]), Config { daemon, handover, ..config(&["b"]) });
             assert_eq!(old.difference(&new).needs_restart, [key]);
             assert_eq!(old.reloaded(new), config(&["b"]));
         }
