@@ -80,19 +80,23 @@ fn a_removed_proxy_is_drained_by_its_own_policy() {
 fn who_stands_in_the_backlog_of_a_listener_that_goes_is_served() {
     let (ports, upstream) = ([Port::reserve(), Port::reserve()], Listener::new());
     let [one, other] = ports.each_ref().map(Port::address);
-    let web = proxy("web", &[one], &[&upstream.address], "");
-    let drained = start(&proxy("web", &[one, other], &[&upstream.address], ""));
-    // The workers stand still, so nobody is accepted before the reload is asked for.
-    drained.freeze();
-    let clients: Vec<_> = (0..50).map(|_| connect(other)).collect();
-    super::write(&drained.scratch, &web);
-    drained.signal(Signal::SIGHUP);
-    drained.signal(Signal::SIGCONT);
-    drained.daemon.wait_line("reloaded:");
-    let servers = crate::support::peers::serve_all(&clients, &upstream);
-    assert_eq!(servers.len(), 50);
+    let config = |listen: &[&str]| proxy("web", listen, &[&upstream.address], "max_connections = 1");
+    let (web, drained) = (config(&[one]), start(&config(&[one, other])));
+    // While the proxy is full nobody is taken in.
+    let (client, server) = pair(one, &upstream);
+    let clients: Vec<_> = (0..20).map(|_| connect(other)).collect();
+    drained.daemon.wait_line(&format!("{other} waits in the backlog"));
+    reload(&drained.scratch, &web);
+    drop((client, server));
+    let servers: Vec<_> = clients
+        .into_iter()
+        .map(|client| {
+            let server = upstream.accept();
+            talk(&client, &server);
+        })
+        .collect();
+    assert_eq!(servers.len(), 20);
     until("refusal", || try_connect(other).is_err());
-    drop((clients, servers));
     drained.stop();
 }
 
@@ -179,7 +183,11 @@ fn a_client_that_is_being_connected_to_an_upstream_that_goes_gets_another() {
 #[test]
 fn a_shorter_idle_timeout_and_another_limit_hold_at_once() {
     let (port, upstream) = (Port::reserve(), Listener::new());
-    let config = |more: &str| proxy("p", &[port.address()], &[&upstream.address], more);
+    // The timer of a connect must not be what ends it.
+    let config = |more: &str| {
+        let more = format!("connect_timeout = \"1h\"\n{more}");
+        proxy("p", &[port.address()], &[&upstream.address], &more)
+    };
     let drained = start(&config("max_connections = 1"));
     let idle = pair(port.address(), &upstream);
     let waiting = connect(port.address());
