@@ -3,8 +3,6 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
-use nix::sys::signal::Signal;
-
 use super::{Port, drainctl, hup, proxy, reload, start, status};
 use crate::support::drained::{Setup, until};
 use crate::support::peers::{Ended, Listener, connect, end_of, talk, try_connect};

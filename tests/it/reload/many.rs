@@ -59,6 +59,15 @@ fn echo(listener: Listener) -> String {
     address
 }
 
+/// Whatever ends the reloads, a failure too, ends the visitors.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 #[test]
 fn two_hundred_reloads_under_load_lose_nothing_and_refuse_nobody() {
     let _alone = alone();
@@ -102,6 +111,7 @@ fn two_hundred_reloads_under_load_lose_nothing_and_refuse_nobody() {
                 })
             })
             .collect();
+        let ended = Ended(&stop);
         for round in 1..=200 {
             reload(&drained, &moved(round));
             for stream in &mut held {
@@ -109,7 +119,7 @@ fn two_hundred_reloads_under_load_lose_nothing_and_refuse_nobody() {
                 stream.read_exact(&mut [0; 5]).unwrap();
             }
         }
-        stop.store(true, SeqCst);
+        drop(ended);
         visitors.into_iter().flat_map(|visitor| visitor.join().unwrap()).collect()
     });
     assert!(errors.is_empty(), "{} of {}: {errors:?}", errors.len(), served.load(SeqCst));
