@@ -60,6 +60,8 @@ events! {
     AcceptResumed = "accept-resumed", "a1607241d15e23b4d728ff73443af040";
     /// A relay was broken off by an error other than an ordinary reset (debug).
     RelayFailed = "relay-failed", "8710c0f9e4113fb403a2305018cfeaaf";
+    /// Another configuration was loaded.
+    Reloaded = "reloaded", "7044eea0c0e447308b31836810cd6f21";
     /// A reload was asked for and not done.
     ReloadRefused = "reload-refused", "9766310585f53fb29571adb65225f387";
     /// A status report, asked for with SIGUSR1.

@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use super::looking::{self, Connections};
 use super::{actions, adopt};
-use crate::Result;
 use crate::control::paint::{self, Paint};
+use crate::control::protocol::Call;
+use crate::control::reload::Reload;
 use crate::control::{self, client};
+use crate::{Error, Exit, Result};
+
+/// How long a reload may take, and the one before it that is under way.
+const RELOAD: Duration = Duration::from_secs(15);
 
 /// The whole program, from its arguments to its exit code.
 pub fn main() -> ExitCode {
@@ -18,7 +24,7 @@ pub fn main() -> ExitCode {
         Err(code) => return code,
     };
     match options.run() {
-        Ok(()) => crate::Exit::Orderly.into(),
+        Ok(()) => Exit::Orderly.into(),
         Err(error) => super::fail("drainctl", &error),
     }
 }
@@ -60,11 +66,15 @@ enum Command {
 
     /// Have systemd drain a service behind a proxy whenever it stops or restarts it
     Adopt(adopt::Adopt),
+
+    /// Read the configuration anew: what is wrong with it is told, and then all stays as it was
+    Reload,
 }
 
 impl Options {
     fn run(&self) -> Result<()> {
         match &self.command {
+            Command::Reload => told(self.reload()),
             Command::Status => {
                 let status = client::status(&self.socket)?;
                 super::say(match self.json {
@@ -80,6 +90,21 @@ impl Options {
             Command::Hold(hold) => told(hold.run(&self.socket, self.json)),
             Command::Adopt(adopt) => told(adopt.run(&self.socket)),
         }
+    }
+
+    fn reload(&self) -> Result<String> {
+        let answer: Reload = client::call_within(&self.socket, &Call::Reload, RELOAD)?;
+        if answer.reloaded {
+            return Ok(if self.json { answer.to_json() } else { answer.to_text() });
+        }
+        if self.json {
+            super::say(answer.to_json());
+        }
+        let exits = [Exit::Config, Exit::System, Exit::Unavailable];
+        let exit = exits.into_iter().find(|exit| *exit as u8 == answer.exit).unwrap_or(Exit::Software);
+        let parting = if answer.errors.len() == 1 { " " } else { "\n" };
+        let message = format!("not reloaded, all stays as it was:{parting}{}", answer.errors.join("\n"));
+        Err(Error::new(exit, message))
     }
 }
 

@@ -33,7 +33,8 @@ pub fn main(signals: Result<BlockedSignals>) -> ExitCode {
 /// Runs the daemon; an error is the code of a start that failed, and why was said.
 fn run(signals: Result<BlockedSignals>, options: &Options) -> std::result::Result<ExitCode, ExitCode> {
     let config = options.load()?;
-    match signals.and_then(|signals| daemon::run(signals, config, options.log_level.into())) {
+    let file = options.proxy.listen.is_empty().then(|| options.config_file());
+    match signals.and_then(|signals| daemon::run(signals, config, file, options.log_level.into())) {
         Ok(outcome) => Ok(outcome.finish()),
         Err(error) => Err(super::fail("drained", &error)),
     }

@@ -11,6 +11,7 @@
 mod address;
 mod check;
 mod command_line;
+mod difference;
 mod document;
 mod draft;
 mod duration;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use difference::Difference;
 pub use duration::{parse as parse_duration, render as render_duration};
 
 /// The most upstreams that one proxy takes.

@@ -31,18 +31,26 @@ pub fn status(path: &Path) -> Result<Status> {
 /// # Errors
 /// Exit 69, with what to do, where no daemon answers; 65 with what it says where it refuses.
 pub fn call<T: DeserializeOwned>(path: &Path, call: &Call) -> Result<T> {
-    let line = ask(path, call)?;
+    call_within(path, call, PATIENCE)
+}
+
+/// The same for what may take longer.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_within<T: DeserializeOwned>(path: &Path, call: &Call, patience: Duration) -> Result<T> {
+    let line = ask(path, call, patience)?;
     protocol::answer_from_line(&line).map_err(|e| match e {
         NoAnswer::Refused(message) => Error::new(Exit::Refused, message),
         NoAnswer::Unreadable(why) => Error::new(Exit::Unavailable, format!("{}: {why}", path.display())),
     })
 }
 
-fn ask(path: &Path, call: &Call) -> Result<Vec<u8>> {
-    let until = Instant::now() + PATIENCE;
+fn ask(path: &Path, call: &Call, patience: Duration) -> Result<Vec<u8>> {
+    let until = Instant::now() + patience;
     let mut stream = connect(path).map_err(|e| unreachable(path, e))?;
     let lost = |e: std::io::Error| match e.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => silent(path),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => silent(path, patience),
         _ => Error::new(Exit::Unavailable, format!("drained at {} broke off: {e}", path.display())),
     };
     stream.write_all(&call.to_line()).map_err(lost)?;
@@ -50,7 +58,7 @@ fn ask(path: &Path, call: &Call) -> Result<Vec<u8>> {
     while !answer.ends_with(b"\n") {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(silent(path));
+            return Err(silent(path, patience));
         }
         stream.set_read_timeout(Some(left)).map_err(lost)?;
         match stream.read(&mut chunk).map_err(lost)? {
@@ -84,15 +92,15 @@ fn unreachable(path: &Path, error: Errno) -> Error {
         Errno::EACCES | Errno::EPERM => {
             format!("no permission to use {shown}: run as root or as a member of the group drained")
         }
-        Errno::EAGAIN => return silent(path),
+        Errno::EAGAIN => return silent(path, PATIENCE),
         Errno::ENAMETOOLONG => format!("{shown}: a UNIX socket's path has 107 bytes at most"),
         other => format!("cannot connect to {shown}: {}", other.desc()),
     };
     Error::new(Exit::Unavailable, message)
 }
 
-fn silent(path: &Path) -> Error {
-    let seconds = PATIENCE.as_secs();
+fn silent(path: &Path, patience: Duration) -> Error {
+    let seconds = patience.as_secs();
     Error::new(Exit::Unavailable, format!("drained did not answer on {} within {seconds} s", path.display()))
 }
 

@@ -12,6 +12,7 @@ pub mod listing;
 pub mod operator;
 pub mod paint;
 pub mod protocol;
+pub mod reload;
 pub mod screen;
 pub mod server;
 pub mod status;

@@ -60,6 +60,8 @@ pub enum Call {
         /// As the configuration writes it; null or left out: all.
         upstream: Option<String>,
     },
+    /// Read the configuration anew.
+    Reload,
 }
 
 #[derive(Serialize)]
@@ -84,13 +86,14 @@ fn none<T>() -> Option<T> {
 
 impl Call {
     /// The words of all calls.
-    const WORDS: [&str; 6] = ["status", "connections", "drain", "resume", "hold", "progress"];
+    const WORDS: [&str; 7] = ["status", "connections", "reload", "drain", "resume", "hold", "progress"];
 
     /// Its word.
     pub fn verb(&self) -> &'static str {
         match self {
             Call::Status => "status",
             Call::Connections(_) => "connections",
+            Call::Reload => "reload",
             Call::Drain { .. } => "drain",
             Call::Resume { .. } => "resume",
             Call::Hold { .. } => "hold",
@@ -101,7 +104,7 @@ impl Call {
     /// Its word and what it is about, for the journal: names of strangers are shortened and quoted.
     pub fn words(&self) -> String {
         let about = match self {
-            Call::Status | Call::Connections(_) => vec![],
+            Call::Status | Call::Connections(_) | Call::Reload => vec![],
             Call::Drain { proxy, upstream, .. }
             | Call::Resume { proxy, upstream }
             | Call::Progress { proxy, upstream } => {
@@ -193,6 +196,8 @@ mod tests {
         assert_eq!(Call::Status.to_line(), b"{\"version\":1,\"call\":\"status\"}\n");
         assert_eq!(Call::from_line(&Call::Status.to_line()), Ok(Call::Status));
         assert_eq!(Call::from_line(br#"{"call":"status","version":1,"new":true}"#), Ok(Call::Status));
+        assert_eq!(Call::Reload.to_line(), b"{\"version\":1,\"call\":\"reload\"}\n");
+        assert_eq!(Call::from_line(&Call::Reload.to_line()), Ok(Call::Reload));
     }
 
     #[test]

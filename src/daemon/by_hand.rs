@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -142,7 +143,7 @@ pub fn change(
             (proxy, upstream.as_deref(), !begun.is_empty(), begun)
         }
         Call::Resume { proxy, upstream } => {
-            let held = fleet.find_proxy(proxy)?.1.hold_until(monotonic_ms()).is_some() && upstream.is_none();
+            let held = fleet.find_proxy(proxy)?.hold_until(monotonic_ms()).is_some() && upstream.is_none();
             let resumed = fleet.resume(proxy, upstream.as_deref())?;
             (proxy, upstream.as_deref(), held || !resumed.is_empty(), Vec::new())
         }
@@ -174,8 +175,8 @@ fn tell(
     begun: &[String],
 ) -> Result<ByHand, String> {
     let now = monotonic_ms();
-    let (_, proxy) = fleet.find_proxy(name)?;
-    let of = |upstream: &proxy::Upstream| {
+    let proxy = fleet.find_proxy(name)?;
+    let of = |upstream: &Arc<proxy::Upstream>| {
         let drain = upstream.drain_times().map(|(_, deadline)| {
             let (began_with, cut) = upstream.drain_counts();
             UpstreamDrain {

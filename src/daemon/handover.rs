@@ -1,6 +1,7 @@
 //! The daemon's side of a handover: what it leaves to the store, and what it finds there.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, Shutdown};
@@ -23,6 +24,9 @@ use crate::{Error, Exit, Result};
 const PARK: Duration = Duration::from_secs(5);
 /// How long systemd may take to fetch it.
 const FETCH: Duration = Duration::from_secs(5);
+
+/// How long systemd may take to let go of closed listeners.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// Nothing outlives the process, whatever ends it.
 pub const NEVER: Handover = Handover { on_restart: OnRestart::Never, crash_after: None };
@@ -123,6 +127,28 @@ pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
     if let Err(error) = notifier.fdstore(LISTENER, &fds) {
         warn!(log, "cannot store the listeners: {error}");
     }
+}
+
+/// Has the store keep listeners in addition.
+pub fn store_more(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
+    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| Listener::as_fd(listener)).collect();
+    if let Err(error) = notifier.fdstore(LISTENER, &fds) {
+        warn!(log, "cannot store the listeners: {error}");
+    }
+}
+
+/// Takes closed listeners out of the store: systemd removes all of one name, so the others are stored again right
+/// behind it. Returns when systemd has let go of them, so that their addresses are free.
+pub fn store_anew(fleet: &Fleet, stores: bool, notifier: &Notifier, log: &Logger) {
+    if !notifier.is_connected() {
+        return;
+    }
+    remove(notifier, LISTENER, log);
+    if stores {
+        store_more(&fleet.own_listeners(), notifier, log);
+    }
+    // Late it does no harm but to those who want the same address at once.
+    let _ = notifier.barrier(LET_GO);
 }
 
 /// Takes the listeners out of the store: they are to be closed.

@@ -12,7 +12,7 @@ use crate::control::connections::{self, Listing, Query, Sort};
 use crate::control::operator::Reply;
 use crate::control::protocol::LONGEST_REPLY;
 use crate::control::status::Bytes;
-use crate::proxy::{Doing, Fleet, Looked, Row};
+use crate::proxy::{Doing, Fleet, Looked, Roster, Row};
 use crate::sys::socket::Peer;
 
 /// How long the workers may take: less than the one who asks would wait.
@@ -41,7 +41,7 @@ impl Looking {
             proxy.upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>()
         };
         let names: Vec<_> =
-            self.fleet.proxies.iter().map(|p| (p.config.name.clone(), upstreams(p))).collect();
+            self.fleet.proxies().iter().map(|p| (p.config.name.clone(), upstreams(p))).collect();
         let known: Vec<_> = names
             .iter()
             .map(|(name, upstreams)| (name.as_str(), upstreams.iter().map(String::as_str).collect()))
@@ -56,7 +56,7 @@ impl Looking {
         let (fleet, place) = (self.fleet.clone(), self.places.clone());
         let answer = move || {
             let looked = fleet.look(Instant::now() + PATIENCE);
-            reply.ok(&listing(&fleet, looked, &query));
+            reply.ok(&listing(&fleet.proxies(), looked, &query));
             drop(place);
         };
         // Without a thread the reply is dropped, and that is told.
@@ -64,8 +64,10 @@ impl Looking {
     }
 }
 
-fn listing(fleet: &Fleet, looked: Looked, query: &Query) -> Listing {
+fn listing(fleet: &Roster, looked: Looked, query: &Query) -> Listing {
     let Looked { mut rows, silent } = looked;
+    // A reload may have come meanwhile, and let go of a proxy with its last connection.
+    rows.retain(|row| fleet.get(usize::from(row.proxy)).is_some());
     let total = rows.len() as u64;
     rows.retain(|row| fits(fleet, row, query));
     let matching = rows.len() as u64;
@@ -95,9 +97,9 @@ fn longest(row: &connections::Row) -> usize {
     LONGEST_ROW + row.proxy.len() + row.upstream.as_ref().map_or(0, |name| 6 * name.len())
 }
 
-fn fits(fleet: &Fleet, row: &Row, query: &Query) -> bool {
+fn fits(fleet: &Roster, row: &Row, query: &Query) -> bool {
     let proxy = || {
-        query.proxy.as_ref().is_none_or(|asked| *asked == fleet.proxies[usize::from(row.proxy)].config.name)
+        query.proxy.as_ref().is_none_or(|asked| *asked == fleet[row.proxy].config.name)
     };
     let upstream = || query.upstream.as_deref().is_none_or(|asked| upstream(fleet, row) == Some(asked));
     let client = || query.client.is_none_or(|asked| asked.has(&row.client));
@@ -106,8 +108,8 @@ fn fits(fleet: &Fleet, row: &Row, query: &Query) -> bool {
     proxy() && upstream() && client() && state() && text()
 }
 
-fn sort(fleet: &Fleet, rows: &mut [Row], by: Sort) {
-    let name = |row: &Row| (upstream(fleet, row), &fleet.proxies[usize::from(row.proxy)].config.name);
+fn sort(fleet: &Roster, rows: &mut [Row], by: Sort) {
+    let name = |row: &Row| (upstream(fleet, row), &fleet[row.proxy].config.name);
     rows.sort_unstable_by_key(|row| row.id);
     match by {
         Sort::Age => rows.sort_by_key(|row| Reverse(row.age)),
@@ -121,13 +123,13 @@ fn sort(fleet: &Fleet, rows: &mut [Row], by: Sort) {
     }
 }
 
-fn upstream<'a>(fleet: &'a Fleet, row: &Row) -> Option<&'a str> {
-    let upstreams = &fleet.proxies[usize::from(row.proxy)].upstreams;
+fn upstream<'a>(fleet: &'a Roster, row: &Row) -> Option<&'a str> {
+    let upstreams = &fleet[row.proxy].upstreams;
     Some(&upstreams.get(usize::from(row.upstream?))?.name)
 }
 
-fn told(fleet: &Fleet, row: &Row) -> connections::Row {
-    let config = &fleet.proxies[usize::from(row.proxy)].config;
+fn told(fleet: &Roster, row: &Row) -> connections::Row {
+    let config = &fleet[row.proxy].config;
     connections::Row {
         id: row.id,
         proxy: config.name.clone(),

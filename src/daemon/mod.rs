@@ -7,6 +7,7 @@ mod intent;
 mod looking;
 pub mod metrics;
 mod operator;
+mod reload;
 mod report;
 mod stop;
 
@@ -15,12 +16,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use slog::{Level, Logger, info, o, warn};
 
+use self::reload::{Last, Reloader};
 use self::stop::Stop;
 use crate::config::{self, Config};
 use crate::control::ControlServer;
@@ -49,12 +51,12 @@ const RETRY_START: Duration = Duration::from_secs(1);
 /// How often STATUS= may change while nothing happens but traffic.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs until the stop is over. An error means that nothing was started.
+/// Runs until the stop is over; a reload reads `file` anew. An error means that nothing was started.
 ///
 /// # Errors
 /// Exit 71: the system refused, an address in use for one. Exit 78: systemd passed other sockets
 /// than the configuration names.
-pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outcome> {
+pub fn run(signals: BlockedSignals, config: Config, file: Option<PathBuf>, level: Level) -> Result<Outcome> {
     let began = Instant::now();
     let fd_limit = limits::raise_file_descriptors()?;
     let mut passed = listen_fds::take()?;
@@ -62,8 +64,8 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
     limits::make_room(FD_ROOM);
     let mut estate = adopt::estate(&mut passed);
     let (log, log_thread) = journal::open(level);
-    let result =
-        serve(signals, config, began, (&log, log_thread.stats()), fd_limit, (&mut passed, &mut estate));
+    let (from, given) = ((config, file), (&mut passed, &mut estate));
+    let result = serve(signals, from, began, (&log, log_thread.stats()), fd_limit, given);
     if result.is_err() {
         estate.give_back();
     }
@@ -74,7 +76,7 @@ pub fn run(signals: BlockedSignals, config: Config, level: Level) -> Result<Outc
 /// Goes on from what systemd `left`: sockets of .socket units, and the estate of the last incarnation.
 fn serve(
     signals: BlockedSignals,
-    config: Config,
+    (config, file): (Config, Option<PathBuf>),
     began: Instant,
     (log, log_stats): (&Logger, LogStats),
     fd_limit: u64,
@@ -97,15 +99,28 @@ fn serve(
         warn!(log, "systemd passed a socket named {} that no proxy listens on", unwanted.name);
     }
 
+    fleet.keep_passed(std::mem::take(passed));
     if let Some(path) = control_path(&config) {
         by_hand::restore(&fleet, &by_hand::file_of(&path), log);
     }
+
     life.hurry(HURRY + GRACE);
     if let Some(endpoint) = endpoint {
         metrics::start(endpoint, &mut life, &fleet, log_stats, log)?;
     }
-    let control = start_control(&config, &fleet, &life.handle(), log)?;
-    let stop = Stop::new(&fleet, life.handle(), config.handover.on_restart);
+    let on_restart = Arc::new(Mutex::new(config.handover.on_restart));
+    let mut reloader = Reloader {
+        fleet: fleet.clone(),
+        handle: life.handle(),
+        log: log.clone(),
+        file,
+        in_force: config.clone(),
+        on_restart: on_restart.clone(),
+        last: Last::default(),
+    };
+    let control = start_control(&config, &fleet, &life.handle(), log, &reloader.last)?;
+    life.on_reload(move || reloader.run());
+    let stop = Stop::new(&fleet, life.handle(), on_restart);
     start_workers(&mut life, &fleet, &stop, log);
     stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());
@@ -148,10 +163,12 @@ fn start_control(
     fleet: &Arc<Fleet>,
     handle: &Handle,
     log: &Logger,
+    reload: &Last,
 ) -> Result<Option<Running>> {
     let Some(path) = control_path(config) else { return Ok(None) };
     let (kept, log) = (by_hand::file_of(&path), log.clone());
-    let operator = operator::Daemon::new(fleet.clone(), handle.clone(), kept, log.clone());
+    let operator =
+        operator::Daemon::new(fleet.clone(), handle.clone(), (kept, reload.clone()), log.clone());
     ControlServer::bind(&path, MODE)?.start(log, operator).map(Some)
 }
 
@@ -168,9 +185,9 @@ fn control_path_of_the_unit() -> Option<PathBuf> {
 
 fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Logger) {
     for index in 0..fleet.workers() {
-        let (shared, log) = (fleet.clone(), log.new(o!()));
+        let (shared, roster, log) = (fleet.clone(), fleet.proxies(), log.new(o!()));
         life.worker(&format!("worker-{index}"), stop.bound(GRACE * 2), move |token| {
-            proxy::run_worker(shared, index, &token, log)
+            proxy::run_worker(shared, roster, index, &token, log)
         });
     }
     let (fleet, handle) = (fleet.clone(), life.handle());
@@ -185,7 +202,7 @@ fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Lo
 }
 
 fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger) {
-    for proxy in &fleet.proxies {
+    for proxy in fleet.proxies().iter() {
         for address in proxy.listening_on() {
             let upstreams = join(&proxy.config.upstream);
             info!(log, "proxy {} listens on {address} for {upstreams}", proxy.config.name; Event::Listening,

@@ -8,6 +8,7 @@ use slog::Logger;
 
 use super::by_hand::Refusals;
 use super::looking::Looking;
+use super::reload::Last;
 use super::{by_hand, report};
 use crate::control::Operator;
 use crate::control::operator::{Reply, Who};
@@ -22,20 +23,22 @@ pub struct Daemon {
     log: Logger,
     /// Where what is set by hand is kept.
     kept: PathBuf,
+    reload: Last,
     refusals: Refusals,
     looking: Looking,
 }
 
 impl Daemon {
-    pub fn new(fleet: Arc<Fleet>, handle: Handle, kept: PathBuf, log: Logger) -> Daemon {
+    pub fn new(fleet: Arc<Fleet>, handle: Handle, (kept, reload): (PathBuf, Last), log: Logger) -> Daemon {
         let (looking, refusals) = (Looking::new(fleet.clone()), Refusals::default());
-        Daemon { fleet, handle, log, kept, refusals, looking }
+        Daemon { fleet, handle, log, kept, reload, refusals, looking }
     }
 }
 
 impl Operator for Daemon {
     fn answer(&self, call: Call, who: &Who, reply: Reply) {
         match call {
+            Call::Reload => self.reload.ask(&self.handle, who, &self.log, reply),
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),
             Call::Connections(query) => self.looking.answer(query, reply),
             Call::Drain { .. } | Call::Resume { .. } | Call::Hold { .. } => {

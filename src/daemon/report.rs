@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process;
+use std::sync::Arc;
 use std::time::Instant;
 
 use slog::{Logger, info};
@@ -14,18 +15,18 @@ use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Proxy, Upstream};
 
 /// Said where there is nothing to do.
-pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drained.toml and restart";
+pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drained.toml and reload";
 
 /// STATUS= while serving.
 pub fn running_text(fleet: &Fleet) -> String {
-    let down =
-        fleet.proxies.iter().flat_map(|p| &p.upstreams).filter(|u| !u.is_up() && !u.is_closed()).count();
+    let is_down = |u: &&Arc<Upstream>| !u.is_up() && !u.is_closed();
+    let down = fleet.proxies().iter().flat_map(|p| &p.upstreams).filter(is_down).count();
     let down = if down > 0 {
         format!("; {}", count(down as u64, "upstream is down", "upstreams are down"))
     } else {
         String::new()
     };
-    match fleet.proxies.len() {
+    match fleet.proxies().iter().filter(|p| !p.is_departed()).count() {
         0 => NO_PROXY.to_owned(),
         n => format!(
             "Serving {} through {}{down}",
@@ -44,7 +45,7 @@ pub fn lame_duck_text(fleet: &Fleet, until: Instant) -> String {
 /// STATUS= while draining.
 pub fn draining_text(fleet: &Fleet) -> String {
     let (active, ended) = (u64::from(fleet.active()), fleet.ended_in_stop());
-    let cut: u64 = fleet.proxies.iter().map(|p| p.totals().cut).sum();
+    let cut: u64 = fleet.proxies().iter().map(|p| p.totals().cut).sum();
     let cut = if cut > 0 { format!(", {cut} cut") } else { String::new() };
     format!("Draining: {active} of {} connections left{cut}", active + ended)
 }
@@ -62,8 +63,17 @@ fn count(n: u64, one: &str, many: &str) -> String {
 pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
     let state = State::from(handle.state());
     let settled = fleet.is_settled();
-    let proxies: BTreeMap<_, _> =
-        fleet.proxies.iter().map(|p| (p.config.name.clone(), proxy_status(p, state, settled))).collect();
+    let mut proxies = BTreeMap::new();
+    let (leaving, staying): (Vec<_>, Vec<_>) =
+        fleet.proxies().iter().filter(|p| !p.is_gone()).cloned().partition(|p| p.is_departed());
+    for proxy in staying.iter().chain(&leaving) {
+        let status = proxy_status(proxy, state, settled);
+        // One that was removed and came back has connections of before.
+        proxies
+            .entry(proxy.config.name.clone())
+            .and_modify(|known: &mut ProxyStatus| known.connections.active += status.connections.active)
+            .or_insert(status);
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: process::id(),

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::intent::{Intent, decide};
@@ -44,12 +44,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub struct Stop {
     fleet: Arc<Fleet>,
     handle: Handle,
-    on_restart: OnRestart,
+    on_restart: Arc<Mutex<OnRestart>>,
     first: Arc<OnceLock<(Intent, u64)>>,
 }
 
 impl Stop {
-    pub fn new(fleet: &Arc<Fleet>, handle: Handle, on_restart: OnRestart) -> Stop {
+    pub fn new(fleet: &Arc<Fleet>, handle: Handle, on_restart: Arc<Mutex<OnRestart>>) -> Stop {
         Stop { fleet: fleet.clone(), handle, on_restart, first: Arc::default() }
     }
 
@@ -60,8 +60,9 @@ impl Stop {
             fleet.begin_stop();
             report::draining_text(&fleet)
         });
-        let stop = self.clone();
-        life.step(Phase::Announce, "lame-duck", lame_duck(&self.fleet) + ASK_FIRST + GRACE, move |context| {
+        let (stop, fleet) = (self.clone(), self.fleet.clone());
+        let longest = Bound(Box::new(move || lame_duck(&fleet) + ASK_FIRST + GRACE));
+        life.step(Phase::Announce, "lame-duck", longest, move |context| {
             if stop.intent() != Intent::HandOver {
                 announce(&stop.fleet, context);
             }
@@ -104,6 +105,11 @@ impl Stop {
         self.first.get_or_init(|| (self.ask(ASK_FIRST), monotonic_ms())).0
     }
 
+    /// A reload may have changed it.
+    fn on_restart(&self) -> OnRestart {
+        *self.on_restart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ask(&self, bound: Duration) -> Intent {
         let outlives = self.fleet.keeper().is_some_and(|keeper| keeper.crash_after.is_some());
         // In a stop that goes on already it is too late to change it for that.
@@ -111,7 +117,7 @@ impl Stop {
         let connected = self.may_hand_over();
         // Nobody else than the service manager can want anything but a drain.
         let manager = if connected { manager::ask(bound, || self.handle.hurried()) } else { None };
-        decide(self.on_restart, connected, failed, manager.as_ref())
+        decide(self.on_restart(), connected, failed, manager.as_ref())
     }
 
     fn refuse(&self, context: &StepContext) -> Result<()> {
@@ -160,7 +166,7 @@ impl Stop {
     /// Becomes true when the unit gets another job.
     fn watch_job(&self) -> Arc<AtomicBool> {
         let has_new_job = Arc::new(AtomicBool::new(false));
-        if self.on_restart == OnRestart::Auto && self.may_hand_over() && self.fleet.is_busy() {
+        if self.on_restart() == OnRestart::Auto && self.may_hand_over() && self.fleet.is_busy() {
             let (fleet, changed) = (self.fleet.clone(), has_new_job.clone());
             manager::watch_job(move || {
                 changed.store(true, Relaxed);
@@ -188,7 +194,7 @@ fn lame_duck(fleet: &Fleet) -> Duration {
 }
 
 fn longest(fleet: &Fleet, which: impl Fn(&config::Drain) -> Duration) -> Duration {
-    fleet.proxies.iter().map(|proxy| which(&proxy.config.drain)).max().unwrap_or_default()
+    fleet.proxies().iter().map(|proxy| which(&proxy.config.drain)).max().unwrap_or_default()
 }
 
 /// Serves on for as long as the longest lame duck of all proxies.

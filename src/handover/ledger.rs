@@ -22,6 +22,8 @@ use crate::{Error, Result};
 const MAGIC: u64 = u64::from_le_bytes(*b"drained\0");
 /// Raised with every change of the layout.
 const VERSION: u64 = 1;
+/// The same layout once the names stand elsewhere than at the beginning of their place, after a reload.
+const VERSION_RENAMED: u64 = 2;
 
 /// Words of the file's header.
 const HEADER: usize = 5;
@@ -39,6 +41,8 @@ const HEAD_USED: usize = 1;
 const HEAD_NAMES: usize = 2;
 const HEAD_WORKERS: usize = 3;
 const HEAD_LOTS: usize = 4;
+/// Where in their place the names are, and how many bytes they have: 32 bits each. 0: they fill it.
+const HEAD_NAMES_NOW: usize = 5;
 
 /// Slots that a worker takes at once.
 const CHUNK: u64 = 64;
@@ -50,7 +54,9 @@ const LOT: usize = 3;
 const MOST_SLOTS: u64 = 1 << 24;
 /// Areas take turns, so none is far from the beginning.
 const FURTHEST: u64 = 1 << 40;
-const MOST_NAMES: u64 = 1 << 24;
+const MOST_NAMES: u64 = 1 << 25;
+/// The place of the names has at least so many bytes. What is never touched costs nothing.
+const ROOM_FOR_NAMES: usize = 2 << 20;
 const MOST_WORKERS: u64 = 1 << 16;
 
 /// A lot as the ledger has it.
@@ -126,23 +132,48 @@ impl Ledger {
         let names = encode(names);
         let workers = workers as u64;
         let capacity = u64::from(capacity).next_multiple_of(CHUNK).min(MOST_SLOTS);
-        let layout = Layout::of(workers, names.len() as u64, capacity);
+        let room = (names.len() * 2).next_multiple_of(16).max(ROOM_FOR_NAMES) as u64;
+        let layout = Layout::of(workers, room, capacity);
         let offset = if PAGE + layout.bytes() <= old.start { PAGE } else { old.end.max(PAGE) };
         let header = Mapping::new(file.as_fd(), 0, HEADER).map_err(failed)?;
         // Something may be left there of an area that never became current.
         memory::release(file.as_fd(), offset, layout.bytes()).map_err(failed)?;
         let area = Mapping::new(file.as_fd(), offset, layout.end).map_err(failed)?;
         let ledger = Ledger { file, header, area, layout, offset, old };
-        let head = [(HEAD_CAPACITY, capacity), (HEAD_USED, 0), (HEAD_NAMES, names.len() as u64)];
+        let head = [(HEAD_CAPACITY, capacity), (HEAD_USED, 0), (HEAD_NAMES, room)];
         head.iter().for_each(|(at, value)| ledger.area.words()[*at].store(*value, Ordering::Relaxed));
         ledger.area.words()[HEAD_WORKERS].store(workers, Ordering::Relaxed);
         ledger.area.words()[HEAD_LOTS].store(0, Ordering::Relaxed);
-        for (word, bytes) in ledger.area.words()[layout.names..].iter().zip(names.chunks(8)) {
+        ledger.write_names(0, &names);
+        Ok(ledger)
+    }
+
+    /// Puts other names in the place of those that hold, at one instant. The numbers of proxies and upstreams that
+    /// records go by must mean the same in both. False: there is no room for them, and nothing has changed.
+    pub fn rename(&self, names: &Names) -> bool {
+        let names = encode(names);
+        let head = self.area.words();
+        let half = head[HEAD_NAMES].load(Ordering::Relaxed) / 2;
+        if names.len() as u64 > half {
+            return false;
+        }
+        let now = head[HEAD_NAMES_NOW].load(Ordering::Relaxed) >> 32;
+        // Whoever knows but the beginning would find old names there.
+        self.header.words()[HEADER_VERSION].store(VERSION_RENAMED, Ordering::Release);
+        self.write_names(if now == 0 { half } else { 0 }, &names);
+        true
+    }
+
+    /// Writes names `at` so many bytes from the beginning of their place, and has them hold.
+    fn write_names(&self, at: u64, names: &[u8]) {
+        let words = &self.area.words()[self.layout.names + at as usize / 8..];
+        for (word, bytes) in words.iter().zip(names.chunks(8)) {
             let mut whole = [0; 8];
             whole[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
         }
-        Ok(ledger)
+        let now = at << 32 | names.len() as u64;
+        self.area.words()[HEAD_NAMES_NOW].store(now, Ordering::Release);
     }
 
     /// Makes this area the one that holds. What the last incarnation wrote is void from here on.
@@ -264,7 +295,7 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
     if header[HEADER_MAGIC] != MAGIC {
         return Err(Unreadable::Foreign);
     }
-    if header[HEADER_VERSION] != VERSION {
+    if ![VERSION, VERSION_RENAMED].contains(&header[HEADER_VERSION]) {
         return Err(Unreadable::Version(header[HEADER_VERSION]));
     }
     let offset = header[HEADER_CURRENT];
@@ -281,8 +312,15 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
     let lots = head[HEAD_LOTS].min(most_lots(workers) as u64) as usize;
     let lots = file.words(at(layout.lots), lots * LOT)?;
     let alive = file.words(at(layout.alive), workers as usize * ALIVE)?;
-    let bytes = file.words(at(layout.names), (names as usize).div_ceil(8))?;
-    let bytes: Vec<u8> = bytes.into_iter().flat_map(u64::to_le_bytes).take(names as usize).collect();
+    let (first, length) = match head[HEAD_NAMES_NOW] {
+        0 => (0, names),
+        now => (now >> 32, now & u64::from(u32::MAX)),
+    };
+    if !first.is_multiple_of(8) || first + length > names {
+        return Err(Unreadable::Foreign);
+    }
+    let bytes = file.words(at(layout.names) + first, (length as usize).div_ceil(8))?;
+    let bytes: Vec<u8> = bytes.into_iter().flat_map(u64::to_le_bytes).take(length as usize).collect();
     let mut left = Left {
         names: decode(&bytes).ok_or(Unreadable::Foreign)?,
         lots: lots
@@ -333,132 +371,4 @@ impl Reader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::record::{Flags, Live, NO_UPSTREAM, State};
-    use super::*;
-    use crate::sys::socket::Peer;
-
-    fn names() -> Names {
-        vec![
-            ("web".to_owned(), vec!["127.0.0.1:80".to_owned(), "unix:/a".to_owned()]),
-            (String::new(), vec![]),
-        ]
-    }
-
-    fn record(id: u64) -> Record {
-        Record {
-            state: State::Live,
-            flags: Flags::default(),
-            proxy: 0,
-            upstream: NO_UPSTREAM,
-            id,
-            client: id,
-            server: 0,
-            opened: 0,
-            peer: Peer::Unix(1),
-            last: 0,
-            bytes: [0; 2],
-            pipes: [0; 2],
-        }
-    }
-
-    fn ledger(left: Option<(OwnedFd, Range<u64>)>, ids: Range<u64>) -> Ledger {
-        let ledger = Ledger::prepare(&names(), 2, 100, left).unwrap();
-        let slots = ledger.take_chunk().unwrap();
-        ids.zip(slots).for_each(|(id, slot)| record(id).store(ledger.slot(slot).unwrap()));
-        ledger
-    }
-
-    fn ids(ledger: &Ledger) -> Vec<u64> {
-        read(ledger.file()).unwrap().records.iter().map(|record| record.id).collect()
-    }
-
-    #[test]
-    fn a_ledger_is_read_as_it_was_written() {
-        let ledger = ledger(None, 1..4);
-        assert_eq!(read(ledger.file()), Err(Unreadable::Foreign), "it does not hold yet");
-        ledger.begin();
-        let lot = LotEntry { near: 5, far: 6, worker: 1 };
-        assert!(ledger.add_lot(lot));
-        ledger.beat(1, 77);
-        ledger.set_stopped(99);
-        let left = read(ledger.file()).unwrap();
-        assert_eq!((&left.names, left.damaged, left.stopped, left.alive), (&names(), 0, Some(99), 77));
-        assert_eq!((left.lots, left.records.len()), (vec![lot], 3));
-        ledger.slot(1).unwrap().free();
-        assert_eq!(ids(&ledger), [1, 3]);
-    }
-
-    #[test]
-    fn the_area_of_the_next_holds_from_one_store_on() {
-        let mut ledger = ledger(None, 1..4);
-        ledger.begin();
-        for round in 1..20 {
-            let left = read(ledger.file()).unwrap();
-            let file = ledger.file().try_clone_to_owned().unwrap();
-            let next = self::ledger(Some((file, left.area)), round * 10..round * 10 + 2);
-            assert_eq!(ids(&next).len(), ids(&ledger).len(), "before it begins the old one holds");
-            assert_ne!(ids(&next)[0], round * 10);
-            next.begin();
-            assert_eq!(ids(&next), [round * 10, round * 10 + 1]);
-            assert!(next.offset <= PAGE * 3, "areas take turns");
-            ledger = next;
-        }
-    }
-
-    #[test]
-    fn slots_and_lots_come_to_an_end() {
-        let ledger = ledger(None, 0..0);
-        assert!(ledger.take_chunk().is_some(), "100 are rounded up to 128");
-        assert!(ledger.take_chunk().is_none() && ledger.slot(127).is_some() && ledger.slot(128).is_none());
-        let lot = LotEntry { near: 1, far: 2, worker: 0 };
-        assert_eq!((0..100).filter(|_| ledger.add_lot(lot)).count(), most_lots(2));
-    }
-
-    #[test]
-    fn a_damaged_ledger_gives_what_is_left_of_it_or_says_why_not() {
-        let ledger = ledger(None, 1..4);
-        ledger.begin();
-        let whole = Reader::of(ledger.file()).unwrap();
-        let length = whole.0.metadata().unwrap().len() as usize;
-        let words = whole.words(0, length / 8).unwrap();
-        let with = |at: usize, value: u64, length: usize| {
-            let mut words = words.clone();
-            words[at] = value;
-            let file = memory::new_file(c"drained-test").unwrap();
-            let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).take(length).collect();
-            File::from(file.try_clone().unwrap()).write_all_at(&bytes, 0).unwrap();
-            read(file.as_fd())
-        };
-        assert_eq!(with(HEADER_MAGIC, 1, length).unwrap_err(), Unreadable::Foreign);
-        assert_eq!(with(HEADER_VERSION, 9, length).unwrap_err(), Unreadable::Version(9));
-        assert_eq!(with(HEADER_CURRENT, 3, length).unwrap_err(), Unreadable::Foreign);
-        assert_eq!(with(HEADER_CURRENT, u64::MAX - PAGE + 1, length).unwrap_err(), Unreadable::Foreign);
-        for length in [0, 10, PAGE as usize, PAGE as usize + 20] {
-            assert_eq!(with(0, MAGIC, length).unwrap_err(), Unreadable::Foreign, "{length}");
-        }
-        let area = PAGE as usize / 8;
-        for word in [HEAD_CAPACITY, HEAD_NAMES, HEAD_WORKERS] {
-            assert!(with(area + word, u64::MAX, length).is_err());
-        }
-        let slots = area + ledger.layout.slots;
-        assert_eq!(with(slots, 0x77, length).unwrap().damaged, 1);
-        let cut = with(0, MAGIC, slots * 8 + 100).unwrap();
-        assert_eq!((cut.records.len(), cut.damaged), (0, 64));
-        // Any one word: a ledger or none, and no panic.
-        for at in (0..HEADER).chain(area..slots + 3 * record::WORDS) {
-            for value in [0, 1, u64::from(u32::MAX), u64::MAX] {
-                let _ = with(at, value, length);
-            }
-        }
-    }
-
-    #[test]
-    fn tries_are_counted_in_the_file() {
-        let ledger = ledger(None, 0..0);
-        ledger.begin();
-        assert_eq!((count_try(ledger.file()), count_try(ledger.file())), (1, 2));
-        ledger.set_tries(0);
-        assert_eq!(count_try(ledger.file()), 1);
-    }
-}
+mod tests;

@@ -106,7 +106,7 @@ impl Lifecycle {
         self
     }
 
-    /// What SIGHUP does, on a thread of its own. An error says why nothing was changed. Without one
+    /// What SIGHUP and [`Handle::reload`] do, on a thread of its own. An error says why nothing was changed. Without one
     /// a SIGHUP is logged and ignored.
     pub fn on_reload(&mut self, reload: impl FnMut() -> Result<()> + Send + 'static) -> &mut Self {
         self.reload = Some(Box::new(reload));
@@ -146,6 +146,9 @@ impl Lifecycle {
 fn start(core: &Arc<Core>, workers: Vec<Worker>, errands: Errands) -> Result<()> {
     core.notifier.start()?;
     pulse::watch(core);
+    let errands = Arc::new(errands);
+    // Set once: a life cycle starts once.
+    let _ = core.errands.set(Arc::downgrade(&errands));
     thread::spawn("signals", {
         let core = core.clone();
         move || signals::run(&core, &errands)

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use slog::{Logger, error, warn};
 
+use super::errand::Errands;
 use super::exit::Hook;
 use super::outcome::Outcome;
 use super::pending::{Caught, SignalSource};
@@ -31,6 +32,8 @@ pub(super) struct Core {
     pub(super) switch: StopSwitch,
     pub(super) signals: Arc<SignalSource>,
     pub(super) hooks: Mutex<Vec<Hook>>,
+    /// From the start on, as long as signals are read.
+    pub(super) errands: OnceLock<Weak<Errands>>,
     facts: Mutex<Facts>,
     changed: Condvar,
 }
@@ -103,7 +106,8 @@ impl Core {
         };
         let since = Instant::now();
         let (hooks, facts, changed) = (Mutex::default(), Mutex::new(facts), Condvar::new());
-        Core { log, notifier, since, switch, signals, hooks, facts, changed }
+        let errands = OnceLock::new();
+        Core { log, notifier, since, switch, signals, hooks, errands, facts, changed }
     }
 
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {

@@ -1,6 +1,6 @@
 //! What a running daemon is given: its state, and the ways to change it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use slog::info;
@@ -10,6 +10,7 @@ use super::state::{State, Transition};
 use super::token::StopToken;
 use crate::event::Event;
 use crate::systemd::notify::Notifier;
+use crate::{Error, Exit, Result};
 
 /// What the daemon's own main is given. Cheap to clone, usable from any thread.
 #[derive(Clone)]
@@ -47,6 +48,17 @@ impl Handle {
     pub fn hand_over(&self) {
         // Illegal where there is no stop, or it is one already: then there is nothing to say.
         let _ = self.0.change(Transition::HandOver, |_| ());
+    }
+
+    /// Reloads as SIGHUP would. `told` is called, on another thread, with what came of a reload that began after
+    /// this; several who ask meanwhile share one. An error says why nothing was changed.
+    pub fn reload(&self, told: impl FnOnce(&Result<()>) + Send + 'static) {
+        match self.0.errands.get().and_then(Weak::upgrade) {
+            Some(errands) => errands.reload_and_tell(&self.0, Box::new(told)),
+            None => {
+                told(&Err(Error::new(Exit::Unavailable, format!("cannot reload while {}", self.state()))))
+            }
+        }
     }
 
     /// Starts the stop as SIGTERM would.

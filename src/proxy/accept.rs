@@ -13,8 +13,9 @@ use slog::{info, warn};
 
 use super::connection::Connection;
 use super::ending::End;
-use super::fleet::lock;
+use super::fleet::{Proxy, lock};
 use super::listener::Listener;
+use super::roster::{Change, Roster};
 use super::source::{Side, Source};
 use super::worker::{Entry, RETRY_SCARCE, SOCKET_EVENTS, Worker};
 use crate::event::Event;
@@ -37,16 +38,54 @@ pub(super) struct Door {
 
 impl Worker {
     pub(super) fn open_doors(&mut self) -> Result<()> {
-        let fleet = self.fleet.clone();
-        for (proxy, index) in fleet.proxies.iter().zip(0..) {
+        let roster = self.roster.clone();
+        for (index, proxy) in roster.numbered() {
             for listener in lock(&proxy.listeners).iter() {
-                let door = Door { listener: listener.clone(), proxy: index, waits: None, closing: None };
-                self.doors.push(Some(door));
-                proxy.listener_opened();
-                self.watch_door(self.doors.len() - 1).map_err(|e| Error::system("watching a listener", e))?;
+                let door = self.open_door(listener.clone(), index, proxy);
+                self.watch_door(door).map_err(|e| Error::system("watching a listener", e))?;
             }
         }
         Ok(())
+    }
+
+    fn open_door(&mut self, listener: Arc<Listener>, number: u16, proxy: &Proxy) -> usize {
+        let index = self.doors.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.doors.push(None);
+            self.doors.len() - 1
+        });
+        self.doors[index] = Some(Door { listener, proxy: number, waits: None, closing: None });
+        proxy.listener_opened();
+        index
+    }
+
+    /// Brings the doors in line with the proxies that it has taken in, in place of those of `old`. Those that no
+    /// proxy has any more stay open until they are told to close.
+    pub(super) fn renew_doors(&mut self, old: &Roster, change: &Change) {
+        let roster = self.roster.clone();
+        let mut homes = roster.homes();
+        for door in self.doors.iter_mut().flatten() {
+            let home = homes.remove(&Arc::as_ptr(&door.listener)).map(|(number, _)| number);
+            let Some(number) = home.or_else(|| Some(change.of(door.proxy)?.to)) else { continue };
+            old[door.proxy].listener_moved(&roster[number]);
+            door.proxy = number;
+        }
+        for (number, listener) in homes.into_values() {
+            let index = self.open_door(listener, number, &roster[number]);
+            if self.watch_door(index).is_err() {
+                self.wait_for_room(index, self.now + RETRY_SCARCE, "the listener could not be watched");
+            }
+        }
+    }
+
+    /// Closes the doors that no proxy has any more, as the phase Refuse would.
+    pub(super) fn close_strays(&mut self, until: u64) {
+        let homes = self.roster.clone().homes();
+        let is_stray = |door: &Door| !homes.contains_key(&Arc::as_ptr(&door.listener));
+        for index in 0..self.doors.len() {
+            if self.doors[index].as_ref().is_some_and(is_stray) {
+                self.close_door(index, until);
+            }
+        }
     }
 
     /// EPOLLEXCLUSIVE: one worker wakes for a connection, not all.
@@ -157,7 +196,7 @@ impl Worker {
             // It was added and is open, so this can't fail.
             let _ = self.epoll.delete(&*door.listener);
         }
-        let proxy = &self.fleet.proxies[usize::from(door.proxy)];
+        let proxy = &self.roster[door.proxy];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
@@ -168,7 +207,7 @@ impl Worker {
     pub(super) fn tend_doors(&mut self) {
         for index in 0..self.doors.len() {
             let Some(door) = &mut self.doors[index] else { continue };
-            let proxy = &self.fleet.proxies[usize::from(door.proxy)];
+            let proxy = &self.roster[door.proxy];
             let again = door.waits.is_some_and(|at| at <= self.now) && self.fleet.has_room(proxy);
             if let Some(until) = door.closing {
                 // While the proxy drains its room is made by connections that end.
@@ -192,13 +231,17 @@ impl Worker {
     /// The phase Refuse: what systemd passed is left untouched, the others serve their backlog first.
     pub(super) fn refuse(&mut self, until: u64) {
         for index in 0..self.doors.len() {
-            let Some(door) = &mut self.doors[index] else { continue };
-            if door.listener.passed {
-                self.shut_door(index);
-            } else {
-                door.closing = Some(until);
-                self.accept_some(index);
-            }
+            self.close_door(index, until);
+        }
+    }
+
+    fn close_door(&mut self, index: usize, until: u64) {
+        let Some(door) = &mut self.doors[index] else { return };
+        if door.listener.passed {
+            self.shut_door(index);
+        } else {
+            door.closing = Some(until);
+            self.accept_some(index);
         }
     }
 

@@ -2,6 +2,7 @@
 //! new clients. It is one state for all workers; each is told to look at it again when it has changed.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::fleet::{Command, Fleet, Proxy};
@@ -96,19 +97,21 @@ impl Proxy {
 
     /// All upstreams are drained, so that nothing need be tried.
     pub(super) fn is_all_closed(&self) -> bool {
-        self.upstreams.iter().all(Upstream::is_closed)
+        self.upstreams.iter().all(|upstream| upstream.is_closed())
     }
 }
 
 impl Fleet {
-    /// The proxy of that name, with its number.
+    /// The proxy of that name.
     ///
     /// # Errors
     /// There is none: names those that there are.
-    pub fn find_proxy(&self, name: &str) -> Result<(usize, &Proxy), String> {
-        let mut all = self.proxies.iter().enumerate().filter(|(_, proxy)| !proxy.departed);
-        all.clone().find(|(_, proxy)| proxy.config.name == name).ok_or_else(|| {
-            let known: Vec<_> = all.by_ref().map(|(_, proxy)| proxy.config.name.as_str()).collect();
+    pub fn find_proxy(&self, name: &str) -> Result<Arc<Proxy>, String> {
+        let roster = self.proxies();
+        let all: Vec<_> = roster.iter().filter(|proxy| !proxy.departed).collect();
+        let found = all.iter().find(|proxy| proxy.config.name == name);
+        found.map(|proxy| Arc::clone(proxy)).ok_or_else(|| {
+            let known: Vec<_> = all.iter().map(|proxy| proxy.config.name.as_str()).collect();
             match known.is_empty() {
                 true => format!("unknown proxy {name:?}: none is configured"),
                 false => format!("unknown proxy {name:?}: there is {}", known.join(", ")),
@@ -128,7 +131,7 @@ impl Fleet {
         upstream: Option<&str>,
         timeout: Option<Duration>,
     ) -> Result<Vec<String>, String> {
-        let (index, proxy) = self.find_proxy(proxy)?;
+        let proxy = self.find_proxy(proxy)?;
         let since = monotonic_ms();
         let deadline = since + timeout.unwrap_or(proxy.config.drain.deadline).as_millis() as u64;
         let mut begun = Vec::new();
@@ -138,7 +141,7 @@ impl Fleet {
                 begun.push(upstream.name.clone());
             }
         }
-        self.tell_all(Command::ByHand { proxy: index });
+        self.tell_all(Command::ByHand);
         Ok(begun)
     }
 
@@ -148,7 +151,7 @@ impl Fleet {
     /// # Errors
     /// There is no such proxy or upstream.
     pub fn resume(&self, proxy: &str, upstream: Option<&str>) -> Result<Vec<String>, String> {
-        let (index, proxy) = self.find_proxy(proxy)?;
+        let proxy = self.find_proxy(proxy)?;
         let mut resumed = Vec::new();
         for upstream in proxy.find_upstreams(upstream)? {
             if upstream.is_closed() {
@@ -161,7 +164,7 @@ impl Fleet {
         if upstream.is_none() {
             proxy.hold.until.store(0, Relaxed);
         }
-        self.tell_all(Command::ByHand { proxy: index });
+        self.tell_all(Command::ByHand);
         Ok(resumed)
     }
 
@@ -170,7 +173,7 @@ impl Fleet {
     /// # Errors
     /// There is no such proxy, or it lets clients go at once.
     pub fn hold(&self, proxy: &str, timeout: Option<Duration>) -> Result<bool, String> {
-        let (index, proxy) = self.find_proxy(proxy)?;
+        let proxy = self.find_proxy(proxy)?;
         if proxy.config.hold.is_zero() {
             let name = &proxy.config.name;
             return Err(format!(
@@ -181,7 +184,7 @@ impl Fleet {
         let until = timeout.map_or(FOR_EVER, |timeout| now + timeout.as_millis() as u64);
         let is_new = proxy.hold_until(now).is_none();
         proxy.hold.until.store(until, Relaxed);
-        self.tell_all(Command::ByHand { proxy: index });
+        self.tell_all(Command::ByHand);
         Ok(is_new)
     }
 
@@ -196,7 +199,9 @@ impl Fleet {
                 .filter_map(|u| u.drain_times().map(|(since, deadline)| (u.name.clone(), since, deadline)))
                 .collect(),
         };
-        let all = self.proxies.iter().map(|proxy| (proxy.config.name.clone(), of(proxy)));
+        let roster = self.proxies();
+        let present = roster.iter().filter(|proxy| !proxy.departed);
+        let all = present.map(|proxy| (proxy.config.name.clone(), of(proxy)));
         all.filter(|(_, by_hand)| *by_hand != ByHand::default()).collect()
     }
 
@@ -205,7 +210,7 @@ impl Fleet {
     pub fn restore_by_hand(&self, all: &[(String, ByHand)]) -> bool {
         let mut any = false;
         for (name, by_hand) in all {
-            let Ok((_, proxy)) = self.find_proxy(name) else { continue };
+            let Ok(proxy) = self.find_proxy(name) else { continue };
             if let Some(until) = by_hand.hold_until {
                 proxy.hold.until.store(until, Relaxed);
                 any = true;
@@ -239,8 +244,8 @@ impl Proxy {
     ///
     /// # Errors
     /// There is none: names those that there are.
-    pub fn find_upstreams(&self, name: Option<&str>) -> Result<Vec<&Upstream>, String> {
-        let is_asked = |upstream: &&Upstream| name.is_none_or(|name| upstream.name == name);
+    pub fn find_upstreams(&self, name: Option<&str>) -> Result<Vec<&Arc<Upstream>>, String> {
+        let is_asked = |upstream: &&Arc<Upstream>| name.is_none_or(|name| upstream.name == name);
         let found: Vec<_> = self.upstreams.iter().filter(is_asked).collect();
         if found.is_empty() {
             let known: Vec<_> = self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
@@ -258,10 +263,15 @@ mod tests {
     use crate::handover::adopt::Estate;
 
     fn fleet() -> Fleet {
+        fleet_with(|_| {})
+    }
+
+    fn fleet_with(change: impl Fn(&mut config::Proxy)) -> Fleet {
         let listen = ["127.0.0.1:0".to_string()];
         let upstream = ["127.0.0.1:1".to_string(), "127.0.0.1:2".to_string()];
         let mut config = config::Config::from_command_line(&listen, &upstream, None, None).unwrap();
         config.proxies[0].name = "web".to_string();
+        change(&mut config.proxies[0]);
         Fleet::open(&config, 2, 4096, Duration::ZERO, &mut Vec::new(), &mut Estate::default()).unwrap()
     }
 
@@ -280,20 +290,20 @@ mod tests {
         let fleet = fleet();
         let first = fleet.drain_upstreams("web", Some("127.0.0.1:1"), Some(Duration::from_secs(5)));
         assert_eq!(first.unwrap(), ["127.0.0.1:1"]);
-        let times = fleet.proxies[0].upstreams[0].drain_times();
+        let times = fleet.proxies()[0].upstreams[0].drain_times();
         assert_eq!(fleet.drain_upstreams("web", None, None).unwrap(), ["127.0.0.1:2"]);
-        assert_eq!(fleet.proxies[0].upstreams[0].drain_times(), times);
-        assert!(fleet.proxies[0].is_all_closed() && !fleet.is_settled());
+        assert_eq!(fleet.proxies()[0].upstreams[0].drain_times(), times);
+        assert!(fleet.proxies()[0].is_all_closed() && !fleet.is_settled());
     }
 
     #[test]
     fn a_resumed_upstream_is_down_until_it_is_seen_to_take_connections() {
         let fleet = fleet();
-        assert!(fleet.proxies[0].is_open());
+        assert!(fleet.proxies()[0].is_open());
         fleet.drain_upstreams("web", None, None).unwrap();
-        assert!(!fleet.proxies[0].is_open());
+        assert!(!fleet.proxies()[0].is_open());
         assert_eq!(fleet.resume("web", Some("127.0.0.1:2")).unwrap(), ["127.0.0.1:2"]);
-        let upstream = &fleet.proxies[0].upstreams[1];
+        let upstream = &fleet.proxies()[0].upstreams[1];
         assert!(!upstream.is_closed() && !upstream.is_up());
         // One that nobody drained is left as it is.
         upstream.set_up(true);
@@ -316,8 +326,7 @@ mod tests {
 
     #[test]
     fn a_proxy_that_holds_nobody_cannot_be_told_to() {
-        let mut fleet = fleet();
-        fleet.proxies[0].config.hold = Duration::ZERO;
+        let fleet = fleet_with(|proxy| proxy.hold = Duration::ZERO);
         assert!(fleet.hold("web", None).unwrap_err().contains("hold = \"0s\""));
     }
 }

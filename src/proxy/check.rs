@@ -15,7 +15,9 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use slog::{debug, info, warn};
 
 use super::connect::{is_crowded, is_scarcity};
+use super::fleet::Proxy;
 use super::proxy_protocol;
+use super::roster::{Change, Roster};
 use super::seeded::Seeded;
 use super::slab::Key;
 use super::source::{Side, Source};
@@ -94,23 +96,47 @@ impl Tally {
 impl Worker {
     /// Begins the checks of the proxies that are this worker's to look after.
     pub(super) fn begin_checks(&mut self) {
-        for proxy in 0..self.fleet.proxies.len() {
-            if proxy % self.fleet.workers() == self.index {
-                self.begin_checks_of(proxy as u16);
+        let roster = self.roster.clone();
+        roster.numbered().for_each(|(number, _)| self.begin_checks_of(number));
+    }
+
+    /// After a reload the checks of a proxy go on where nothing of them has changed, and begin anew elsewhere.
+    pub(super) fn renew_checks(&mut self, old: &Roster, change: &Change) {
+        let roster = self.roster.clone();
+        let stays = |number: u16| {
+            let to = change.of(number).filter(|to| to.to == number && to.upstreams.is_none());
+            to.is_some_and(|_| is_checked_alike(&old[number], &roster[number]))
+        };
+        for key in self.table.keys() {
+            if matches!(self.table.get_mut(key), Some(Entry::Check(check)) if !stays(check.proxy)) {
+                self.table.remove(key);
+            }
+        }
+        for (number, proxy) in roster.numbered() {
+            if !stays(number) {
+                self.begin_checks_of(number);
+            }
+            if proxy.checks().is_none() {
+                proxy.upstreams.iter().for_each(|upstream| upstream.forget_checks());
             }
         }
     }
 
+    /// If they are this worker's to look after.
     fn begin_checks_of(&mut self, proxy: u16) {
         let shared = self.proxy(proxy);
-        let Some(config) = &shared.config.check else { return };
+        let Some(config) = shared.checks() else { return };
+        if usize::from(proxy) % self.fleet.workers() != self.index {
+            return;
+        }
         let (count, interval) = (shared.upstreams.len() as u64, config.interval.as_millis() as u64);
         // Many daemons with the same configuration do not check in the same instant.
         let seed = u64::from(std::process::id()) << 16 | u64::from(proxy);
         let first = self.now + Seeded::new(seed).next() % (interval / count.max(1)).max(1);
-        for upstream in 0..count {
+        let healthy: Vec<_> = shared.upstreams.iter().map(|upstream| upstream.is_healthy()).collect();
+        for (upstream, healthy) in (0..count).zip(healthy) {
             let due = first + interval * upstream / count;
-            let tally = Tally::new();
+            let tally = Tally { healthy, against: 0 };
             let check =
                 Check { proxy, upstream: upstream as u16, tally, stage: Stage::Rests, due, wake_at: due };
             let key = self.table.insert(Entry::Check(check));
@@ -140,7 +166,7 @@ impl Worker {
 
     fn begin_check(&mut self, key: Key) {
         let Some(Entry::Check(check)) = self.table.get_mut(key) else { return };
-        let shared = &self.fleet.proxies[usize::from(check.proxy)];
+        let shared = &self.roster[check.proxy];
         let Some(config) = &shared.config.check else { return };
         check.due = next_due(check.due, config.interval.as_millis() as u64, self.now);
         if shared.upstreams[usize::from(check.upstream)].is_closed() {
@@ -165,7 +191,7 @@ impl Worker {
     /// Something has happened on the socket of a check.
     pub(super) fn check_ready(&mut self, key: Key) {
         let Some(Entry::Check(check)) = self.table.get_mut(key) else { return };
-        let shared = &self.fleet.proxies[usize::from(check.proxy)];
+        let shared = &self.roster[check.proxy];
         let found = match &mut check.stage {
             Stage::Rests => return,
             Stage::Connects(fd) => match connected(fd, &shared.config, check.upstream) {
@@ -196,7 +222,7 @@ impl Worker {
     /// Notes what a check has found, and lets go of its connection.
     fn check_found(&mut self, key: Key, found: Finding) {
         let Some(Entry::Check(check)) = self.table.get_mut(key) else { return };
-        let shared = &self.fleet.proxies[usize::from(check.proxy)];
+        let shared = &self.roster[check.proxy];
         let upstream = &shared.upstreams[usize::from(check.upstream)];
         let Some(config) = &shared.config.check else { return };
         let (good, why) = match &found {
@@ -240,6 +266,17 @@ impl Worker {
         check.stage = Stage::Rests;
         check.wake_at = check.due;
         self.timers.arm(check.due, key);
+    }
+}
+
+fn is_checked_alike(old: &Proxy, new: &Proxy) -> bool {
+    old.checks() == new.checks() && old.config.send_proxy == new.config.send_proxy
+}
+
+impl Proxy {
+    /// How its upstreams are checked; not at all once only connections are left of it.
+    fn checks(&self) -> Option<&config::Check> {
+        self.config.check.as_ref().filter(|_| !self.departed)
     }
 }
 

@@ -26,7 +26,7 @@ impl Worker {
         let mut crowded = Tried::default();
         loop {
             let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-            let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+            let proxy = &self.roster[connection.proxy];
             let start = proxy.rotation.fetch_add(1, Relaxed);
             let again = (self.now + RETRY_SCARCE).min(connection.connect_until.unwrap_or(self.now));
             let index = match pick(&proxy.upstreams, connection.tried.and(crowded), start) {
@@ -104,7 +104,7 @@ impl Worker {
     fn next_upstream(&mut self, key: Key, why: &str) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
-        let timeout = self.fleet.proxies[usize::from(connection.proxy)].config.connect_timeout;
+        let timeout = self.roster[connection.proxy].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
         if let Some(upstream) = upstream.map(usize::from) {
@@ -117,7 +117,7 @@ impl Worker {
     fn connected(&mut self, key: Key) {
         let now = self.now;
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let proxy = &self.roster[connection.proxy];
         let (Some(server), Some(upstream)) = (&connection.server, connection.upstream) else { return };
         let addresses = match connection.peer {
             Peer::Tcp(peer) => socket::local_address(connection.client.as_fd()).map(|local| (peer, local)),
@@ -184,7 +184,7 @@ impl Worker {
     /// The timer of a probe: the next try, or the end of one that got no answer.
     pub(super) fn probe_due(&mut self, key: Key) {
         let Some(Entry::Probe(probe)) = self.table.get_mut(key) else { return };
-        let shared = &self.fleet.proxies[usize::from(probe.proxy)];
+        let shared = &self.roster[probe.proxy];
         let upstream = &shared.upstreams[usize::from(probe.upstream)];
         if upstream.is_up() || upstream.is_closed() {
             self.remove_probe(key);

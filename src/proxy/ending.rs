@@ -76,17 +76,20 @@ impl Worker {
         let count = commands.len();
         for command in commands {
             match command {
-                Command::ByHand { proxy } => self.look_at_hand(proxy),
+                Command::Renew(change) => self.renew(&change),
+                Command::CloseStrays { until } => self.close_strays(self.at(until)),
+                Command::ByHand => self.look_at_hand(),
                 // The queues have their turn after the events.
                 Command::Look => {}
                 Command::HandOver => self.hand_over(),
                 Command::Refuse { until } => self.refuse(self.at(until)),
                 Command::Drain { proxy, since, deadline } => {
-                    let shared = &self.fleet.proxies[proxy];
+                    let shared = &self.roster[proxy];
                     let spread = shared.config.drain.spread.as_millis() as u64;
                     let (since, deadline) = (self.at(since), self.at(deadline));
                     let plan = Plan { since, deadline, spread, hurried: false };
-                    self.plans[proxy] = Some(if self.hurried { self.hurry_plan(plan) } else { plan });
+                    self.plans[usize::from(proxy)] =
+                        Some(if self.hurried { self.hurry_plan(plan) } else { plan });
                     self.look_at_all();
                 }
             }
@@ -96,10 +99,11 @@ impl Worker {
 
     /// The connections of proxies that the configuration no longer has.
     pub(super) fn drain_departed(&mut self) {
-        for (proxy, plan) in self.fleet.proxies.iter().zip(&mut self.plans) {
+        for (number, proxy) in self.roster.numbered() {
             if proxy.departed {
                 let deadline = self.now + proxy.config.drain.deadline.as_millis() as u64;
-                *plan = Some(Plan { since: self.now, deadline, spread: 0, hurried: false });
+                self.plans[usize::from(number)] =
+                    Some(Plan { since: self.now, deadline, spread: 0, hurried: false });
             }
         }
     }
@@ -154,7 +158,7 @@ impl Worker {
 
     fn cut(&mut self, key: Key, doing: Doing) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let proxy = &self.roster[connection.proxy];
         let upstream = connection.upstream.map_or("none", |u| &proxy.upstreams[usize::from(u)].name);
         warn!(self.log, "cut {} at the deadline: {}", connection.peer, doing.word(); Event::Cut,
             "DRAINED_PROXY" => proxy.config.name.clone(),
@@ -174,7 +178,7 @@ impl Worker {
         self.let_go(key);
         let Some(Entry::Connection(connection)) = self.table.remove(key) else { return };
         let index = connection.proxy;
-        let proxy = &self.fleet.proxies[usize::from(index)];
+        let proxy = &self.roster[index];
         let counters = self.counters(index);
         if connection.connect_until.is_none() {
             counters.lives.add_life(Duration::from_millis(self.now.saturating_sub(connection.opened)));

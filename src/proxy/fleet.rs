@@ -2,8 +2,6 @@
 //! and the mailboxes through which the stop reaches the workers.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,13 +12,13 @@ use super::by_hand::Hold;
 use super::listener::{self, Left, Listener};
 use super::looking::Requests;
 use super::means::Item;
+use super::roster::{Change, Roster};
 use super::stats::{Counters, Distribution, Totals};
 use super::upstream::Upstream;
 use super::worker::RETRY_SCARCE;
 use crate::handover::adopt::{Adopted, Estate};
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
-use crate::sys::{self, socket};
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
 
@@ -30,18 +28,10 @@ const RESERVED_FDS: u64 = 512;
 const RESERVED_FDS_OF_A_WORKER: u64 = 128;
 const FDS_PER_CONNECTION: u64 = 2;
 
-/// How long handshakes that had begun may take to their end.
-const HANDSHAKE: Duration = Duration::from_secs(1);
-const HANDSHAKE_LOOK: Duration = Duration::from_millis(5);
-/// How often to look whether the stop is hurried while backlogs are served.
-const REFUSE_LOOK: Duration = Duration::from_millis(50);
-/// How long a worker may take to close its listeners, whoever stands in their backlogs.
-const REFUSE_LAST: Duration = Duration::from_millis(500);
-
 /// Everything that the workers share.
 pub struct Fleet {
-    /// In the order of their names.
-    pub proxies: Vec<Proxy>,
+    /// The proxies of now. A stop takes the lock when it begins: no reload changes them from then on.
+    pub(super) roster: Mutex<Arc<Roster>>,
     /// Listeners and connections that the last incarnation left.
     pub adopted_counts: (u64, u64),
     /// How long those connections had to wait, once that is known.
@@ -53,6 +43,12 @@ pub struct Fleet {
     /// Pipes of all workers: those of slow receivers leave less room for connections.
     pub(super) pipes: Arc<AtomicU32>,
     pub(super) next_id: AtomicU64,
+    /// What systemd passed and no proxy listens on, for a reload that names it.
+    pub(super) passed: Mutex<Vec<PassedFd>>,
+    /// The same of what a proxy had before.
+    pub(super) spare: Mutex<Vec<Arc<Listener>>>,
+    /// What the last reload changed.
+    pub(super) last_change: Mutex<Option<Arc<Change>>>,
     /// What outlives the process, where there is a store.
     pub(super) keeper: Option<Arc<Keeper>>,
     /// What is to be adopted, with its proxy and its upstream.
@@ -70,7 +66,7 @@ pub struct Fleet {
     pub(super) hurry: Duration,
     /// Until when nobody is taken in, for those who are in lack file descriptors.
     pub(super) scarce_until: AtomicU64,
-    stopping: AtomicBool,
+    pub(super) stopping: AtomicBool,
     ended_in_stop: AtomicU64,
     change: Mutex<()>,
     changed: Condvar,
@@ -94,19 +90,20 @@ pub struct Proxy {
     /// As the administrator wrote it.
     pub config: config::Proxy,
     /// In the order of the configuration.
-    pub upstreams: Vec<Upstream>,
-    pub(super) counters: Vec<Counters>,
+    pub upstreams: Vec<Arc<Upstream>>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
-    /// Doors of workers that are open.
-    listening: AtomicUsize,
-    pub(super) active: AtomicU32,
-    pub(super) rotation: AtomicUsize,
-    /// It is not configured any more; only connections of the last incarnation are left.
+    /// It is not configured any more; only connections are left.
     pub(super) departed: bool,
-    pub(super) draining: AtomicBool,
+    // What follows goes on when a reload changes the settings.
+    pub(super) counters: Arc<[Counters]>,
+    /// Doors of workers that are open.
+    listening: Arc<AtomicUsize>,
+    pub(super) active: Arc<AtomicU32>,
+    pub(super) rotation: Arc<AtomicUsize>,
+    pub(super) draining: Arc<AtomicBool>,
     /// The number of connections at which accepting last had to wait; 0: it doesn't.
-    pub(super) full_at: AtomicU32,
-    pub(super) hold: Hold,
+    pub(super) full_at: Arc<AtomicU32>,
+    pub(super) hold: Arc<Hold>,
 }
 
 /// A worker's way to be told something.
@@ -120,16 +117,20 @@ pub(super) struct Mailbox {
 }
 
 /// What a worker is asked to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(super) enum Command {
+    /// The proxies are others.
+    Renew(Arc<Change>),
+    /// Serve the backlog of the listeners that no proxy has any more and close them, at `until` at the latest.
+    CloseStrays { until: Instant },
     /// Park all connections and let go of the listeners.
     HandOver,
     /// Serve the backlog and close the listeners, at `until` at the latest.
     Refuse { until: Instant },
     /// Drain the connections of a proxy and cut what is left at the deadline.
-    Drain { proxy: usize, since: Instant, deadline: Instant },
-    /// Look at what an administrator has set of a proxy.
-    ByHand { proxy: usize },
+    Drain { proxy: u16, since: Instant, deadline: Instant },
+    /// Look at what an administrator has set.
+    ByHand,
     /// An upstream is back: look at who waits.
     Look,
 }
@@ -158,10 +159,13 @@ impl Fleet {
         };
         let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
-            proxies: config.proxies.iter().map(open).collect::<Result<_>>()?,
+            roster: Mutex::new(Arc::new(config.proxies.iter().map(open).collect::<Result<_>>()?)),
             adopted_counts: (0, 0),
             pause_ms: OnceLock::new(),
             adopted: (0..workers).map(|_| Mutex::default()).collect(),
+            passed: Mutex::default(),
+            spare: Mutex::default(),
+            last_change: Mutex::default(),
             keeper: None,
             adoptable: Vec::new(),
             lots: (0..workers).map(|_| Mutex::default()).collect(),
@@ -189,9 +193,15 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// The proxies of now, those that are leaving included.
+    pub fn proxies(&self) -> Arc<Roster> {
+        lock(&self.roster).clone()
+    }
+
     /// The listeners that are not a .socket unit's, to be stored.
     pub fn own_listeners(&self) -> Vec<Arc<Listener>> {
-        let all = self.proxies.iter().flat_map(|p| lock(&p.listeners).clone());
+        let roster = self.proxies();
+        let all = roster.iter().flat_map(|p| lock(&p.listeners).clone());
         all.filter(|listener| !listener.passed).collect()
     }
 
@@ -207,6 +217,7 @@ impl Fleet {
 
     /// The stop has begun: from here on it is counted how many connections end.
     pub fn begin_stop(&self) {
+        let _roster = lock(&self.roster);
         self.stopping.store(true, Relaxed);
     }
 
@@ -220,60 +231,23 @@ impl Fleet {
         self.stopping.load(Relaxed)
     }
 
+    /// Keeps what systemd passed and no proxy listens on: a reload may name it.
+    pub fn keep_passed(&self, passed: Vec<PassedFd>) {
+        *lock(&self.passed) = passed;
+    }
+
     /// How many workers share it.
     pub fn workers(&self) -> usize {
         self.mailboxes.len()
     }
 
-    /// Takes in no new work: nobody enters the backlogs any more, what stands there is served, the
-    /// listeners are closed. Handshakes that had begun may end first. Those that systemd passed are
-    /// left as they are. A proxy without room serves its backlog during the drain. Returns when it is
-    /// done, or false at `until`, which comes at once when the stop is `hurried`.
-    pub fn refuse(&self, until: Instant, hurried: impl Fn() -> bool) -> bool {
-        let all = self.proxies.iter().flat_map(|p| std::mem::take(&mut *lock(&p.listeners)));
-        let ours: Vec<_> = all.filter(|listener| !listener.passed).collect();
-        // Without the filter the backlog is served all the same; only the instant of the close is
-        // less exact.
-        let refuse = |listener: &Listener| drop(socket::refuse_new(listener.as_fd()));
-        let address = |listener: &Arc<Listener>| socket::local_address(listener.as_fd());
-        let (tcp, unix): (Vec<_>, Vec<_>) =
-            ours.into_iter().partition(|listener| address(listener).is_some());
-        tcp.iter().for_each(|listener| refuse(listener));
-        self.let_handshakes_end(&tcp.iter().filter_map(address).collect::<Vec<_>>(), until);
-        // A UNIX listener that refuses counts as readable for ever, so not before it is to close.
-        unix.iter().for_each(|listener| refuse(listener));
-        drop((tcp, unix));
-        self.tell_all(Command::Refuse { until });
-        let shut = || self.proxies.iter().all(|p| !p.is_listening() || !self.has_room(p));
-        while !hurried() && Instant::now() < until {
-            if self.wait_until(until.min(Instant::now() + REFUSE_LOOK), shut) {
-                return true;
-            }
-        }
-        self.tell_all(Command::Refuse { until: Instant::now() });
-        self.wait_until(Instant::now() + REFUSE_LAST, shut)
-    }
-
-    fn let_handshakes_end(&self, listeners: &[SocketAddr], until: Instant) {
-        let settled = until.min(Instant::now() + HANDSHAKE);
-        loop {
-            let began = Instant::now();
-            if !sys::handshakes::pending(listeners, settled) || Instant::now() >= settled {
-                return;
-            }
-            // A machine with many sockets has a long table: no more than a fifth of the time is read.
-            let pause = HANDSHAKE_LOOK.max(began.elapsed() * 4);
-            self.wait_until(settled.min(Instant::now() + pause), || false);
-        }
-    }
-
     /// Drains all connections, each proxy by its deadline as `deadline_of` tells it.
     pub fn drain(&self, deadline_of: impl Fn(&config::Drain) -> Duration) {
         let since = Instant::now();
-        for (index, proxy) in self.proxies.iter().enumerate() {
+        for (number, proxy) in self.proxies().numbered() {
             proxy.draining.store(true, Relaxed);
             let deadline = since + deadline_of(&proxy.config.drain);
-            self.tell_all(Command::Drain { proxy: index, since, deadline });
+            self.tell_all(Command::Drain { proxy: number, since, deadline });
         }
     }
 
@@ -296,7 +270,7 @@ impl Fleet {
     pub(super) fn tell_all(&self, command: Command) {
         for mailbox in &self.mailboxes {
             mailbox.open.fetch_add(1, SeqCst);
-            lock(&mailbox.commands).push(command);
+            lock(&mailbox.commands).push(command.clone());
             // Fails only when the counter is full, and then it is readable.
             let _ = mailbox.wake.write(1);
         }
@@ -309,7 +283,7 @@ impl Fleet {
 
     /// Connections live, or clients still wait for room in a backlog.
     pub fn is_busy(&self) -> bool {
-        self.active() > 0 || self.proxies.iter().any(Proxy::is_listening)
+        self.active() > 0 || self.proxies().iter().any(|proxy| proxy.is_listening())
     }
 
     /// Takes the place of one connection in `proxy`, if there is one.
@@ -383,7 +357,7 @@ impl Proxy {
     pub(super) fn departed(name: &str, workers: usize) -> Proxy {
         let mut proxy = Proxy::new(config::Proxy::departed(name), Vec::new(), Vec::new(), workers);
         proxy.departed = true;
-        proxy.draining = AtomicBool::new(true);
+        proxy.draining.store(true, Relaxed);
         proxy
     }
 
@@ -397,15 +371,16 @@ impl Proxy {
         for address in &config.listen {
             listeners.extend(listener::open(&config.name, address, passed, left)?.into_iter().map(Arc::new));
         }
-        let upstream =
-            |a: &config::UpstreamAddress| Ok(Upstream::new(listener::upstream_address(a)?, a.to_string()));
+        let upstream = |a: &config::UpstreamAddress| {
+            Ok(Arc::new(Upstream::new(listener::upstream_address(a)?, a.to_string())))
+        };
         let upstreams = config.upstream.iter().map(upstream).collect::<Result<_>>()?;
         Ok(Proxy::new(config, upstreams, listeners, workers))
     }
 
-    fn new(
+    pub(super) fn new(
         config: config::Proxy,
-        upstreams: Vec<Upstream>,
+        upstreams: Vec<Arc<Upstream>>,
         listeners: Vec<Arc<Listener>>,
         workers: usize,
     ) -> Proxy {
@@ -414,14 +389,51 @@ impl Proxy {
             upstreams,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             listeners: Mutex::new(listeners),
-            listening: AtomicUsize::new(0),
-            active: AtomicU32::new(0),
-            rotation: AtomicUsize::new(0),
+            listening: Arc::default(),
+            active: Arc::default(),
+            rotation: Arc::default(),
             departed: false,
-            draining: AtomicBool::new(false),
-            full_at: AtomicU32::new(0),
-            hold: Hold::default(),
+            draining: Arc::default(),
+            full_at: Arc::default(),
+            hold: Arc::default(),
         }
+    }
+
+    /// The same proxy with other settings. Who goes through it goes on, and so do its counters.
+    pub(super) fn renewed(
+        &self,
+        config: config::Proxy,
+        upstreams: Vec<Arc<Upstream>>,
+        listeners: Vec<Arc<Listener>>,
+    ) -> Proxy {
+        Proxy {
+            config,
+            upstreams,
+            listeners: Mutex::new(listeners),
+            departed: self.departed,
+            counters: self.counters.clone(),
+            listening: self.listening.clone(),
+            active: self.active.clone(),
+            rotation: self.rotation.clone(),
+            draining: self.draining.clone(),
+            full_at: self.full_at.clone(),
+            hold: self.hold.clone(),
+        }
+    }
+
+    /// It is not configured any more: its connections are drained.
+    pub fn is_departed(&self) -> bool {
+        self.departed
+    }
+
+    /// It is not configured any more, and nothing of it is left.
+    pub fn is_gone(&self) -> bool {
+        self.departed && self.active() == 0 && !self.is_listening()
+    }
+
+    /// Its name and those of its upstreams, for the ledger.
+    pub(super) fn names(&self) -> (String, Vec<String>) {
+        (self.config.name.clone(), self.upstreams.iter().map(|u| u.name.clone()).collect())
     }
 
     /// Connections that live, those that wait for their upstream included.
@@ -433,7 +445,13 @@ impl Proxy {
         self.listening.fetch_add(1, Relaxed);
     }
 
-    fn is_listening(&self) -> bool {
+    /// Another proxy has the listener from now on.
+    pub(super) fn listener_moved(&self, to: &Proxy) {
+        to.listener_opened();
+        self.listening.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
         self.listening.load(Relaxed) > 0
     }
 

@@ -200,8 +200,8 @@ impl Worker {
 
     /// Ends this process's part in a connection. True if the next one goes on with it.
     fn let_go_of_parked(&mut self, connection: Connection) -> bool {
-        let fleet = self.fleet.clone();
-        let proxy = &fleet.proxies[usize::from(connection.proxy)];
+        let roster = self.roster.clone();
+        let proxy = &roster[connection.proxy];
         let upstream = connection.upstream.map(|index| &proxy.upstreams[usize::from(index)]);
         upstream.iter().for_each(|upstream| upstream.leave());
         let is_whole = connection.is_whole();
@@ -214,7 +214,7 @@ impl Worker {
             self.release(connection, (true, true));
         }
         self.connections -= 1;
-        fleet.connection_closed(proxy);
+        self.fleet.connection_closed(proxy);
         is_whole
     }
 
@@ -241,7 +241,7 @@ impl Worker {
     fn take_in(&mut self, placed: Placed) -> Key {
         let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
         self.counters(proxy).adopted.add(1);
-        let shared = &self.fleet.proxies[usize::from(proxy)];
+        let shared = &self.roster[proxy];
         // Who has none yet gets one below.
         let upstream = upstream.filter(|_| adopted.server.is_some());
         if let Some(index) = upstream {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::ending::End;
+use super::roster::Change;
 use super::slab::Key;
 use super::upstream::Probe;
 use super::worker::{Entry, Worker};
@@ -82,7 +83,7 @@ impl Worker {
     /// Has a client wait that no upstream takes; lets it go if it has waited for as long as it may.
     pub(super) fn hold(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let proxy = &self.roster[connection.proxy];
         let until = connection.opened + proxy.config.hold.as_millis() as u64;
         if until <= self.now {
             return self.end(key, End::Failed);
@@ -104,7 +105,7 @@ impl Worker {
     pub(super) fn let_go(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         if std::mem::replace(&mut connection.held, false) {
-            self.fleet.proxies[usize::from(connection.proxy)].hold.held.fetch_sub(1, Relaxed);
+            self.roster[connection.proxy].hold.held.fetch_sub(1, Relaxed);
         }
     }
 
@@ -159,8 +160,8 @@ impl Worker {
     }
 
     fn let_through(&mut self, index: usize) {
-        let fleet = self.fleet.clone();
-        let proxy = &fleet.proxies[index];
+        let roster = self.roster.clone();
+        let proxy = &roster[index as u16];
         while proxy.is_open() && proxy.hold_until(self.now).is_none() {
             let queue = &mut self.queues[index];
             if queue.under_way.len() >= queue.window {
@@ -195,7 +196,7 @@ impl Worker {
 
     /// Those that are connected make room; those that take too long wait again, first of all.
     fn look_at_under_way(&mut self, index: usize) {
-        let proxy = &self.fleet.proxies[index].config;
+        let proxy = &self.roster[index as u16].config;
         let (hold, most) = (proxy.hold.as_millis() as u64, proxy.connect_timeout.as_millis() as u64);
         let mut late = Vec::new();
         for (at, key) in std::mem::take(&mut self.queues[index].under_way) {
@@ -223,16 +224,17 @@ impl Worker {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
         if let Some(upstream) = connection.upstream.take() {
-            self.fleet.proxies[usize::from(connection.proxy)].upstreams[usize::from(upstream)].leave();
+            self.roster[connection.proxy].upstreams[usize::from(upstream)].leave();
         }
         self.hold(key);
     }
 
     /// Milliseconds until a queue must be looked at without an event.
     pub(super) fn queues_wait(&self) -> Option<u64> {
-        let due = self.queues.iter().enumerate().flat_map(|(index, queue)| {
+        let busy = |(_, queue): &(usize, &Queue)| !queue.waiting.is_empty() || !queue.under_way.is_empty();
+        let due = self.queues.iter().enumerate().filter(busy).flat_map(|(index, queue)| {
             let back = queue.under_way.iter().map(|(at, _)| at + queue.patience).min();
-            let proxy = &self.fleet.proxies[index];
+            let proxy = &self.roster[index as u16];
             let next = match proxy.hold_until(self.now) {
                 _ if queue.waiting.is_empty() => None,
                 Some(until) => Some(until),
@@ -242,6 +244,18 @@ impl Worker {
             [back, next]
         });
         due.flatten().min().map(|at| at.saturating_sub(self.now))
+    }
+
+    /// A reload has given other numbers to proxies or upstreams.
+    pub(super) fn renew_queues(&mut self, change: &Change) {
+        let renewed = (0..self.roster.size()).map(|_| Queue::default()).collect();
+        let before = std::mem::replace(&mut self.queues, renewed);
+        for (mut queue, to) in before.into_iter().zip(&change.moves) {
+            let Some(to) = to else { continue };
+            let places = (0..u64::BITS as u16).filter(|index| queue.probed & (1 << index) != 0);
+            queue.probed = places.filter_map(|index| to.upstream(index)).fold(0, |all, at| all | 1 << at);
+            self.queues[usize::from(to.to)] = queue;
+        }
     }
 
     /// Forgets those who have gone, when they may be most.

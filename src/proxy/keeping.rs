@@ -2,19 +2,19 @@
 //! theirs is gathered for the next.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Command, Fleet, Placed, Proxy, lock};
 use super::means::Item;
 use super::portable::NO_SLOT;
+use super::roster::Roster;
 use crate::fault;
 use crate::handover::adopt::{Adopted, Estate, Found, LeftLot};
 use crate::handover::keeper::Keeper;
 use crate::handover::ledger::{Ledger, LotEntry};
 use crate::handover::lot::{Lot, Lots};
-use crate::handover::names::Names;
 use crate::handover::record::{Flags, NO_UPSTREAM};
 use crate::sys::pipe::Pipe;
 use crate::sys::rights;
@@ -25,21 +25,21 @@ impl Fleet {
     /// Finds the proxy and the upstream of connections. Those of a proxy that is no longer configured get one
     /// that takes in nobody and drains.
     pub(super) fn adopt(&mut self, connections: Vec<Adopted>) {
+        let mut roster = Roster::clone(&self.proxies());
         for adopted in connections {
             let (name, upstream) = &adopted.names;
-            let known = self.proxies.iter().position(|p| p.config.name == *name);
-            let index = known.unwrap_or_else(|| {
-                self.proxies.push(Proxy::departed(name, self.mailboxes.len()));
-                self.proxies.len() - 1
-            });
-            let proxy = &self.proxies[index];
+            let known = roster.numbered().find(|(_, p)| p.config.name == *name).map(|(number, _)| number);
+            let index =
+                known.unwrap_or_else(|| roster.push(Arc::new(Proxy::departed(name, self.mailboxes.len()))));
+            let proxy = &roster[index];
             let upstream = upstream.as_ref();
             let upstream = upstream.and_then(|name| proxy.upstreams.iter().position(|u| u.name == *name));
             proxy.active.fetch_add(1, Relaxed);
             self.active.fetch_add(1, Relaxed);
             self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
-            self.adoptable.push((adopted, index as u16, upstream.map(|index| index as u16)));
+            self.adoptable.push((adopted, index, upstream.map(|index| index as u16)));
         }
+        self.roster = Mutex::new(Arc::new(roster));
     }
 
     /// Has connections outlive this process, and takes over those that the last one left: from here on its
@@ -53,11 +53,7 @@ impl Fleet {
         crash_after: Option<Duration>,
         notifier: &Notifier,
     ) -> Result<()> {
-        let names: Names = self
-            .proxies
-            .iter()
-            .map(|p| (p.config.name.clone(), p.upstreams.iter().map(|u| u.name.clone()).collect()))
-            .collect();
+        let names = self.proxies().names();
         let is_new = estate.ledger.is_none();
         // Any worker may come to have all connections. What is never touched costs nothing.
         let capacity = self.limit.saturating_mul(self.workers() as u32);

@@ -22,6 +22,8 @@ pub struct Listener {
     fd: OwnedFd,
     /// The address that it is bound to.
     pub name: String,
+    /// As the configuration has it.
+    pub(super) address: ListenAddress,
     /// It belongs to a .socket unit: systemd keeps it open and its backlog waits for the next start.
     pub passed: bool,
     file: Option<SocketFile>,
@@ -34,9 +36,15 @@ struct SocketFile {
 }
 
 impl Listener {
-    fn new(fd: OwnedFd, passed: bool, file: Option<SocketFile>) -> Listener {
+    fn new(address: ListenAddress, fd: OwnedFd, passed: bool, file: Option<SocketFile>) -> Listener {
         let name = socket::local_name(fd.as_fd());
-        Listener { fd, name, passed, file, keep_file: AtomicBool::new(false) }
+        Listener { fd, name, address, passed, file, keep_file: AtomicBool::new(false) }
+    }
+
+    /// Clients that connect to the address come here. A socket whose file is gone, or is another's, is found by
+    /// nobody.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.file.as_ref().is_none_or(|file| identity(&file.path) == Some(file.identity))
     }
 }
 
@@ -97,7 +105,7 @@ pub fn open(
                 result => result,
             };
             let fd = fd.map_err(|e| refused(proxy, &tcp.to_string(), e))?;
-            Ok(vec![Listener::new(fd, false, None)])
+            Ok(vec![Listener::new(address.clone(), fd, false, None)])
         }
         ListenAddress::Unix(unix) => Ok(vec![open_unix(proxy, unix)?]),
         ListenAddress::Systemd(name) => take_passed(proxy, name, passed),
@@ -161,7 +169,7 @@ fn reopen(proxy: &str, fd: OwnedFd, address: &ListenAddress) -> Result<Listener>
         }
         _ => None,
     };
-    let listener = Listener::new(fd, false, file);
+    let listener = Listener::new(address.clone(), fd, false, file);
     // Should this start fail, the next one shall find it as it was.
     listener.keep_file();
     Ok(listener)
@@ -185,7 +193,12 @@ fn open_unix(proxy: &str, unix: &UnixPath) -> Result<Listener> {
     let address = Address::Unix(unix_address(unix)?);
     let failed = |e| refused(proxy, &unix.to_string(), e);
     let UnixPath::Path(path) = unix else {
-        return Ok(Listener::new(socket::listen_on(&address).map_err(failed)?, false, None));
+        return Ok(Listener::new(
+            ListenAddress::Unix(unix.clone()),
+            socket::listen_on(&address).map_err(failed)?,
+            false,
+            None,
+        ));
     };
     let fd = match socket::listen_on(&address) {
         Err(Errno::EADDRINUSE) if is_stale(path, &address) => {
@@ -201,7 +214,7 @@ fn open_unix(proxy: &str, unix: &UnixPath) -> Result<Listener> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))
         .map_err(|e| Error::system(format!("proxy {proxy}: setting the mode of {}", path.display()), e))?;
     let file = identity(path).map(|identity| SocketFile { path: path.clone(), identity });
-    Ok(Listener::new(fd, false, file))
+    Ok(Listener::new(ListenAddress::Unix(unix.clone()), fd, false, file))
 }
 
 /// A socket file that nobody listens on any more: left behind by a process that was killed.
@@ -233,7 +246,7 @@ fn adopt(proxy: &str, name: &str, fd: OwnedFd) -> Result<Listener> {
     }
     socket::prepare_listener(&fd)
         .map_err(|e| Error::system(format!("proxy {proxy}: preparing the passed socket {name}"), e))?;
-    Ok(Listener::new(fd, true, None))
+    Ok(Listener::new(ListenAddress::Systemd(name.to_owned()), fd, true, None))
 }
 
 /// An upstream's address as the system calls want it.

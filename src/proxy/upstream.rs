@@ -4,6 +4,7 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::by_hand::UpstreamDrain;
@@ -71,6 +72,16 @@ impl Upstream {
     /// connections too.
     pub fn set_healthy(&self, healthy: bool) -> bool {
         self.set(if healthy { UNHEALTHY | UNREACHABLE } else { UNHEALTHY }, !healthy)
+    }
+
+    /// Its checks do not speak against it.
+    pub fn is_healthy(&self) -> bool {
+        self.against.load(SeqCst) & UNHEALTHY == 0
+    }
+
+    /// It is checked no more.
+    pub fn forget_checks(&self) {
+        self.against.fetch_and(!UNHEALTHY, SeqCst);
     }
 
     /// It is down until a connect succeeds; what its checks have said is of the time before.
@@ -146,7 +157,7 @@ impl Tried {
 }
 
 /// The next upstream to try; among equals the first at or after `start`. None: all were tried or are drained.
-pub fn pick(upstreams: &[Upstream], tried: Tried, start: usize) -> Option<usize> {
+pub fn pick(upstreams: &[Arc<Upstream>], tried: Tried, start: usize) -> Option<usize> {
     let n = upstreams.len();
     let open = |i: &usize| !tried.has(*i) && !upstreams[*i].is_closed();
     let untried = (0..n).map(|i| (start + i) % n).filter(open);
@@ -157,9 +168,9 @@ pub fn pick(upstreams: &[Upstream], tried: Tried, start: usize) -> Option<usize>
 mod tests {
     use super::*;
 
-    fn three() -> Vec<Upstream> {
+    fn three() -> Vec<Arc<Upstream>> {
         let address: std::net::SocketAddr = ([127, 0, 0, 1], 1).into();
-        (0..3).map(|n| Upstream::new(Address::Tcp(address), n.to_string())).collect()
+        (0..3).map(|n| Arc::new(Upstream::new(Address::Tcp(address), n.to_string()))).collect()
     }
 
     #[test]

@@ -4,6 +4,8 @@ use slog::info;
 
 use super::connection::Connection;
 use super::drain::{Goodbye, Plan};
+use super::fleet::Proxy;
+use super::roster::Change;
 use super::worker::{Entry, Worker};
 use crate::event::Event;
 
@@ -26,11 +28,15 @@ impl Worker {
         self.plans[proxy].into_iter().chain(of_upstream).min_by_key(|plan| plan.deadline)
     }
 
-    /// What an administrator set of a proxy has changed, or begins to hold.
-    pub(super) fn look_at_hand(&mut self, proxy: usize) {
+    /// What an administrator set has changed, or begins to hold.
+    pub(super) fn look_at_hand(&mut self) {
+        let roster = self.roster.clone();
+        roster.numbered().for_each(|(number, proxy)| self.look_at_hand_of(usize::from(number), proxy));
+    }
+
+    fn look_at_hand_of(&mut self, proxy: usize, shared: &Proxy) {
         self.plan_upstreams(proxy);
-        let fleet = self.fleet.clone();
-        for (upstream, index) in fleet.proxies[proxy].upstreams.iter().zip(0..) {
+        for (upstream, index) in shared.upstreams.iter().zip(0..) {
             if upstream.is_closed() {
                 self.turn_away(proxy, index);
                 self.queues[proxy].forget_probe_of(index);
@@ -46,9 +52,14 @@ impl Worker {
         }
     }
 
-    /// Takes over the drains that are set.
-    pub(super) fn plan_upstreams(&mut self, proxy: usize) {
-        let shared = &self.fleet.proxies[proxy];
+    /// Takes over the drains that are set, of all proxies.
+    pub(super) fn plan_all_upstreams(&mut self) {
+        let roster = self.roster.clone();
+        roster.numbered().for_each(|(number, _)| self.plan_upstreams(usize::from(number)));
+    }
+
+    fn plan_upstreams(&mut self, proxy: usize) {
+        let shared = &self.roster[proxy as u16];
         let spread = shared.config.drain.spread.as_millis() as u64;
         let set: Vec<_> = shared.upstreams.iter().map(|upstream| upstream.drain_times()).collect();
         self.upstream_plans[proxy].resize(set.len(), None);
@@ -69,6 +80,20 @@ impl Worker {
         }
     }
 
+    /// A reload has given other numbers to proxies or upstreams.
+    pub(super) fn renew_upstream_plans(&mut self, change: &Change) {
+        let before = std::mem::replace(&mut self.upstream_plans, vec![Vec::new(); self.roster.size()]);
+        for (plans, to) in before.into_iter().zip(&change.moves) {
+            let Some(to) = to else { continue };
+            let renewed = &mut self.upstream_plans[usize::from(to.to)];
+            renewed.resize(self.roster[to.to].upstreams.len(), None);
+            for (plan, index) in plans.into_iter().zip(0..) {
+                to.upstream(index).into_iter().for_each(|at| renewed[usize::from(at)] = plan);
+            }
+        }
+        self.plan_all_upstreams();
+    }
+
     /// The stop was hurried.
     pub(super) fn hurry_upstreams(&mut self) {
         let hurried = |plan: UpstreamPlan| UpstreamPlan { plan: self.hurry_plan(plan.plan), ..plan };
@@ -83,7 +108,7 @@ impl Worker {
             let connects = connection.connect_until.is_some() && connection.upstream == Some(upstream);
             if connects && usize::from(connection.proxy) == proxy {
                 (connection.server, connection.upstream) = (None, None);
-                let shared = &self.fleet.proxies[proxy];
+                let shared = &self.roster[proxy as u16];
                 let timeout = shared.config.connect_timeout.as_millis() as u64;
                 connection.connect_until = Some(self.now + timeout);
                 shared.upstreams[usize::from(upstream)].leave();

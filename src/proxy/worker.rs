@@ -22,6 +22,7 @@ use super::looking::Look;
 use super::means::{Means, Parking};
 use super::pipes::Pipes;
 use super::portable::record_of;
+use super::roster::Roster;
 use super::slab::{Key, Slab};
 use super::source::{Side, Source};
 use super::stats::Counters;
@@ -32,7 +33,7 @@ use crate::event::Event;
 use crate::handover::keeper::Keeper;
 use crate::lifecycle::{StopLevel, StopToken};
 use crate::sys::clock::monotonic_ms;
-use crate::sys::socket::{Address, Peer};
+use crate::sys::socket::{self, Address, Peer};
 use crate::{Error, Result};
 
 const EVENTS_PER_WAIT: usize = 256;
@@ -70,6 +71,8 @@ pub(super) enum Entry {
 
 pub(super) struct Worker {
     pub fleet: Arc<Fleet>,
+    /// The proxies, as this worker has taken them in.
+    pub roster: Arc<Roster>,
     pub index: usize,
     pub log: Logger,
     pub epoll: Epoll,
@@ -108,11 +111,18 @@ pub(super) struct Worker {
     pub awake_since: u64,
 }
 
-/// Runs worker `index` until the stop token has fired and its last connection has ended.
+/// Runs worker `index` until the stop token has fired and its last connection has ended. `roster` are the
+/// proxies from before the first reload: what was adopted goes by their numbers.
 ///
 /// # Errors
 /// Exit 71 when the system refuses what every worker needs: an epoll.
-pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Result<()> {
+pub fn run(
+    fleet: Arc<Fleet>,
+    roster: Arc<Roster>,
+    index: usize,
+    stop: &StopToken,
+    log: Logger,
+) -> Result<()> {
     let epoll =
         Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::system("making an epoll", e))?;
     let pipes = Pipes::new(fleet.pipes.clone()).map_err(|e| Error::system("making a pipe", e))?;
@@ -125,9 +135,9 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     let mut means = Means { pipes, parking };
     means.pipes.keys().into_iter().for_each(|pipe| means.park_pipe(pipe, false));
     let mut worker = Worker {
-        plans: vec![None; fleet.proxies.len()],
-        upstream_plans: vec![Vec::new(); fleet.proxies.len()],
-        queues: fleet.proxies.iter().map(|_| Queue::default()).collect(),
+        plans: vec![None; roster.size()],
+        upstream_plans: vec![Vec::new(); roster.size()],
+        queues: (0..roster.size()).map(|_| Queue::default()).collect(),
         keeper: fleet.keeper.clone(),
         crash_after: fleet.keeper.as_ref().and_then(|keeper| keeper.crash_after),
         young: VecDeque::new(),
@@ -136,6 +146,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
         untidy: false,
         failed: true,
         fleet,
+        roster,
         index,
         log,
         epoll,
@@ -159,7 +170,7 @@ pub fn run(fleet: Arc<Fleet>, index: usize, stop: &StopToken, log: Logger) -> Re
     watch(worker.fleet.mailboxes[index].wake.as_fd(), EpollFlags::EPOLLIN, Source::Mailbox)?;
     worker.now = monotonic_ms();
     worker.drain_departed();
-    (0..worker.fleet.proxies.len()).for_each(|proxy| worker.plan_upstreams(proxy));
+    worker.plan_all_upstreams();
     worker.adopt_all();
     worker.open_doors()?;
     worker.begin_checks();
@@ -280,10 +291,16 @@ impl Worker {
         }
         let is_unix = match side {
             Side::Client => matches!(connection.peer, Peer::Unix(_)),
-            Side::Server => connection.upstream.is_some_and(|upstream| {
-                let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
-                matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
-            }),
+            Side::Server => match connection.upstream {
+                Some(upstream) => {
+                    let proxy = &self.roster[connection.proxy];
+                    matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
+                }
+                // It is not configured any more.
+                None => {
+                    connection.server.as_ref().is_some_and(|fd| socket::local_address(fd.as_fd()).is_none())
+                }
+            },
         };
         let (up, down) = (&mut connection.to_upstream, &mut connection.to_client);
         let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
@@ -328,7 +345,7 @@ impl Worker {
         let sent = (connection.to_upstream.flow.bytes, connection.to_client.flow.bytes);
         let record = record_of(&self.keeper, connection);
         let turn = connection.relay(&mut self.means, record, self.now);
-        let counters = &self.fleet.proxies[usize::from(connection.proxy)].counters[self.index];
+        let counters = &self.roster[connection.proxy].counters[self.index];
         counters.bytes_to_upstream.add(connection.to_upstream.flow.bytes - sent.0);
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);
         match turn {
@@ -401,14 +418,14 @@ impl Worker {
 
     pub(super) fn look_at_idle(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
-        let proxy = &self.fleet.proxies[usize::from(connection.proxy)];
+        let proxy = &self.roster[connection.proxy];
         let Some(limit) = proxy.config.idle_timeout else { return };
         let due = connection.last + limit.as_millis() as u64;
         if due <= self.now { self.end(key, End::Idle) } else { self.arm(key, due) }
     }
 
     pub(super) fn proxy(&self, index: u16) -> &Proxy {
-        &self.fleet.proxies[usize::from(index)]
+        &self.roster[index]
     }
 
     pub(super) fn counters(&self, proxy: u16) -> &Counters {
@@ -431,15 +448,15 @@ impl Drop for Worker {
         self.fleet.mailboxes[self.index].looks.close();
         for key in self.table.keys() {
             if let Some(Entry::Connection(connection)) = self.table.remove(key) {
-                let fleet = self.fleet.clone();
-                let proxy = &fleet.proxies[usize::from(connection.proxy)];
+                let roster = self.roster.clone();
+                let proxy = &roster[connection.proxy];
                 if let Some(upstream) = connection.upstream {
                     proxy.upstreams[usize::from(upstream)].leave();
                 }
                 if !connection.is_whole() {
                     self.release(connection, (true, true));
                 }
-                fleet.connection_closed(proxy);
+                self.fleet.connection_closed(proxy);
             }
         }
         for index in 0..self.doors.len() {

@@ -44,6 +44,7 @@ fn programs() -> [Program; 2] {
 \fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] [\fB\-\-json\fR] \fBconnections\fR [\fIPROXY\fR] [\fB\-\-upstream\fR \fIADDR\fR] [\fB\-\-client\fR \fICLIENT\fR] [\fB\-\-state\fR \fISTATE\fR] [\fB\-\-sort\fR \fIKEY\fR] [\fB\-\-limit\fR \fIN\fR]
 .br
 \fBdrainctl\fR [\fB\-\-socket\fR \fIPATH\fR] \fBtop\fR
+.br
 \fBdrainctl\fR [...] \fBdrain\fR \fIPROXY\fR [\fB\-\-upstream\fR \fIADDR\fR] [\fB\-\-wait\fR] [\fB\-\-timeout\fR \fITIME\fR]
 .br
 \fBdrainctl\fR [...] \fBresume\fR \fIPROXY\fR [\fB\-\-upstream\fR \fIADDR\fR] [\fB\-\-wait\fR [\fB\-\-timeout\fR \fITIME\fR]]
@@ -53,6 +54,8 @@ fn programs() -> [Program; 2] {
 \fBdrainctl\fR [...] \fBadopt\fR \fIUNIT\fR \fB\-\-proxy\fR \fIPROXY\fR \fB\-\-upstream\fR \fIADDR\fR [\fB\-\-timeout\fR \fITIME\fR] [\fB\-\-dry\-run\fR] [\fB\-\-yes\fR]
 .br
 \fBdrainctl\fR [...] \fBadopt\fR \fIUNIT\fR \fB\-\-undo\fR [\fB\-\-dry\-run\fR]
+.br
+\fBdrainctl\fR [...] \fBreload\fR
 ",
         command: cli::drainctl::Options::command(),
     };

@@ -17,6 +17,7 @@
 //! - `metrics`: metrics, health endpoints, and the active checks of upstreams.
 //! - `looking`: drainctl connections and top, of a daemon at work, on a terminal.
 //! - `relay`: the daemon's relay, between clients and upstreams that the tests own.
+//! - `reload`: reloads of the daemon: proxies that come, change and go under live connections.
 //! - `peers`: real servers and clients through the real binary. Ignored unless asked for, since they
 //!   need root and packages: `make test` as root runs them.
 //! - `systemd`: the installed package under a real systemd, in containers. Ignored unless asked
@@ -41,5 +42,6 @@ mod looking;
 mod metrics;
 mod peers;
 mod relay;
+mod reload;
 mod support;
 mod systemd;

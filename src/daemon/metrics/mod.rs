@@ -93,13 +93,16 @@ impl Pages {
             connects: proxy.connects(),
             lives: proxy.lives(),
         };
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            self.fleet.proxies().iter().cloned().partition(|proxy| proxy.is_departed());
         let figures = Figures {
             status: report::status(&self.fleet, &self.handle),
             started: self.started,
             room: self.fleet.room(),
             log_written: self.log_stats.written(),
             log_dropped: self.log_stats.dropped(),
-            proxies: self.fleet.proxies.iter().map(|p| (p.config.name.clone(), of(p))).collect(),
+            // One that was removed and came back is told of as it is now.
+            proxies: leaving.iter().chain(&staying).map(|p| (p.config.name.clone(), of(p))).collect(),
         };
         Page { status: Status::Ok, content_type: exposition::CONTENT_TYPE, body: exposition::text(&figures) }
     }

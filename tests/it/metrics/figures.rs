@@ -17,7 +17,7 @@ use crate::support::store::Store;
 fn after_known_traffic_each_figure_is_exact() {
     let (up, dead) = (Listener::new(), Listener::refusing("127.0.0.1:0"));
     let config = proxy(&[&up.address], "max_connections = 50")
-        + &format!("[proxy.q]\nlisten = \"127.0.0.1:0\"\nupstream = {:?}\n", dead.address);
+        + &format!("[proxy.q]\nlisten = \"127.0.0.1:0\"\nhold = \"0s\"\nupstream = {:?}\n", dead.address);
     let drained = setup(&config).start();
     let at = address(&drained);
     let (first, second) = (pair(&drained, &up), pair(&drained, &up));

@@ -1,0 +1,84 @@
+//! A worker takes in the proxies of a reload: connections, doors and drains go on under the new ones.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::portable::record_of;
+use super::roster::{Change, Roster};
+use super::slab::Key;
+use super::upstream::Tried;
+use super::worker::{Entry, Worker};
+use crate::fault;
+
+impl Worker {
+    /// Goes on with the new proxies. Where a number changes the record of each connection follows by one store: the
+    /// ledger has the names of both.
+    pub(super) fn renew(&mut self, change: &Change) {
+        let old = std::mem::replace(&mut self.roster, change.roster.clone());
+        let mut plans = vec![None; self.roster.size()];
+        for (plan, to) in self.plans.iter().zip(&change.moves) {
+            if let Some(to) = to {
+                plans[usize::from(to.to)] = *plan;
+            }
+        }
+        self.plans = plans;
+        self.renew_upstream_plans(change);
+        self.renew_queues(change);
+        for key in self.table.keys() {
+            self.renew_entry(key, &old, change);
+        }
+        self.renew_doors(&old, change);
+        self.renew_checks(&old, change);
+        fault::pass("reload-renewed");
+        change.behind.fetch_sub(1, SeqCst);
+        self.fleet.notify();
+    }
+
+    fn renew_entry(&mut self, key: Key, old: &Roster, change: &Change) {
+        match self.table.get_mut(key) {
+            Some(Entry::Connection(connection)) => {
+                // A proxy stays as long as it has connections.
+                let Some(to) = change.of(connection.proxy) else { return };
+                let before = (connection.proxy, connection.upstream);
+                connection.upstream = connection.upstream.and_then(|index| to.upstream(index));
+                connection.proxy = to.to;
+                if let (Some(index), None) = (before.1, connection.upstream) {
+                    old[before.0].upstreams[usize::from(index)].leave();
+                }
+                if (connection.proxy, connection.upstream) != before {
+                    record_of(&self.keeper, connection).iter().for_each(|slot| connection.save(slot));
+                    fault::pass("reload-moved");
+                }
+                if to.upstreams.is_some() {
+                    connection.tried = Tried::default();
+                    connection.upstream.iter().for_each(|index| connection.tried.add(usize::from(*index)));
+                }
+                // Who is being connected to an upstream that is gone gets another one.
+                let is_lost = before.1.is_some() && connection.upstream.is_none();
+                if is_lost && connection.connect_until.is_some() {
+                    connection.server = None;
+                    let timeout = self.roster[to.to].config.connect_timeout.as_millis() as u64;
+                    connection.connect_until = Some(self.now + timeout);
+                    self.seek(key);
+                }
+                self.look_at_idle_after(key, old, before.0);
+            }
+            Some(Entry::Probe(probe)) => {
+                let to = change.of(probe.proxy);
+                match to.and_then(|to| Some((to.to, to.upstream(probe.upstream)?))) {
+                    Some(place) => (probe.proxy, probe.upstream) = place,
+                    None => _ = self.table.remove(key),
+                }
+            }
+            Some(Entry::Check(_)) | None => {}
+        }
+    }
+
+    /// A shorter idle_timeout may be over already. A longer one is looked at when the old one is.
+    fn look_at_idle_after(&mut self, key: Key, old: &Roster, number: u16) {
+        let Some(connection) = self.connection(key) else { return };
+        let (is_connected, proxy) = (connection.connect_until.is_none(), connection.proxy);
+        if is_connected && self.proxy(proxy).config.idle_timeout != old[number].config.idle_timeout {
+            self.look_at_idle(key);
+        }
+    }
+}
