@@ -31,6 +31,9 @@ _drainctl() {
             drainctl,hold)
                 cmd="drainctl__subcmd__hold"
                 ;;
+            drainctl,reload)
+                cmd="drainctl__subcmd__reload"
+                ;;
             drainctl,resume)
                 cmd="drainctl__subcmd__resume"
                 ;;
@@ -55,6 +58,9 @@ _drainctl() {
             drainctl__subcmd__help,hold)
                 cmd="drainctl__subcmd__help__subcmd__hold"
                 ;;
+            drainctl__subcmd__help,reload)
+                cmd="drainctl__subcmd__help__subcmd__reload"
+                ;;
             drainctl__subcmd__help,resume)
                 cmd="drainctl__subcmd__help__subcmd__resume"
                 ;;
@@ -71,7 +77,7 @@ _drainctl() {
 
     case "${cmd}" in
         drainctl)
-            opts="-h -V --socket --json --help --version status connections top drain resume hold adopt help"
+            opts="-h -V --socket --json --help --version status connections top drain resume hold adopt reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -187,7 +193,7 @@ _drainctl() {
             return 0
             ;;
         drainctl__subcmd__help)
-            opts="status connections top drain resume hold adopt help"
+            opts="status connections top drain resume hold adopt reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -270,6 +276,20 @@ _drainctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        drainctl__subcmd__help__subcmd__reload)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         drainctl__subcmd__help__subcmd__resume)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -323,6 +343,24 @@ _drainctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        drainctl__subcmd__reload)
+            opts="-h --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

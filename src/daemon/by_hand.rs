@@ -227,3 +227,22 @@ pub fn permit(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Resu
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::operator::Credentials;
+
+    #[test]
+    fn root_and_the_own_user_may_change_and_nobody_else() {
+        let own = geteuid().as_raw();
+        let who = |uid| Who { credentials: Some(Credentials { pid: 1, uid, gid: 0 }) };
+        let log = Logger::root(slog::Discard, slog::o!());
+        for (who, may) in
+            [(who(0), true), (who(own), true), (who(own + 1), false), (Who { credentials: None }, false)]
+        {
+            let permitted = permit(&Call::Reload, &who, &Refusals::default(), &log);
+            assert_eq!(permitted.is_ok(), may, "{who:?}: {permitted:?}");
+        }
+    }
+}

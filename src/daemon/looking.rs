@@ -98,9 +98,7 @@ fn longest(row: &connections::Row) -> usize {
 }
 
 fn fits(fleet: &Roster, row: &Row, query: &Query) -> bool {
-    let proxy = || {
-        query.proxy.as_ref().is_none_or(|asked| *asked == fleet[row.proxy].config.name)
-    };
+    let proxy = || query.proxy.as_ref().is_none_or(|asked| *asked == fleet[row.proxy].config.name);
     let upstream = || query.upstream.as_deref().is_none_or(|asked| upstream(fleet, row) == Some(asked));
     let client = || query.client.is_none_or(|asked| asked.has(&row.client));
     let state = || query.state.is_none_or(|asked| asked == word(row.doing));

@@ -167,8 +167,7 @@ fn start_control(
 ) -> Result<Option<Running>> {
     let Some(path) = control_path(config) else { return Ok(None) };
     let (kept, log) = (by_hand::file_of(&path), log.clone());
-    let operator =
-        operator::Daemon::new(fleet.clone(), handle.clone(), (kept, reload.clone()), log.clone());
+    let operator = operator::Daemon::new(fleet.clone(), handle.clone(), (kept, reload.clone()), log.clone());
     ControlServer::bind(&path, MODE)?.start(log, operator).map(Some)
 }
 

@@ -38,7 +38,10 @@ impl Daemon {
 impl Operator for Daemon {
     fn answer(&self, call: Call, who: &Who, reply: Reply) {
         match call {
-            Call::Reload => self.reload.ask(&self.handle, who, &self.log, reply),
+            Call::Reload => match by_hand::permit(&call, who, &self.refusals, &self.log) {
+                Ok(()) => self.reload.ask(&self.handle, reply),
+                Err(message) => reply.refuse(&message),
+            },
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),
             Call::Connections(query) => self.looking.answer(query, reply),
             Call::Drain { .. } | Call::Resume { .. } | Call::Hold { .. } => {

@@ -1,8 +1,8 @@
 //! What an administrator sets while the proxy runs: upstreams that are drained, proxies that hold their
 //! new clients. It is one state for all workers; each is told to look at it again when it has changed.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::fleet::{Command, Fleet, Proxy};
