@@ -105,13 +105,20 @@ fn a_damaged_ledger_gives_what_is_left_of_it_or_says_why_not() {
     let whole = Reader::of(ledger.file()).unwrap();
     let length = whole.0.metadata().unwrap().len() as usize;
     let words = whole.words(0, length / 8).unwrap();
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let file = File::from(memory::new_file(c"drained-test").unwrap());
+    file.write_all_at(&bytes, 0).unwrap();
     let with = |at: usize, value: u64, length: usize| {
-        let mut words = words.clone();
-        words[at] = value;
-        let file = memory::new_file(c"drained-test").unwrap();
-        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).take(length).collect();
-        File::from(file.try_clone().unwrap()).write_all_at(&bytes, 0).unwrap();
-        read(file.as_fd())
+        file.set_len(length as u64).unwrap();
+        file.write_all_at(&value.to_le_bytes()[..8.min(length.saturating_sub(at * 8))], at as u64 * 8)
+            .unwrap();
+        let left = read(file.as_fd());
+        // As it was.
+        file.write_all_at(&words[at].to_le_bytes(), at as u64 * 8).unwrap();
+        if length < bytes.len() {
+            file.write_all_at(&bytes, 0).unwrap();
+        }
+        left
     };
     assert_eq!(with(HEADER_MAGIC, 1, length).unwrap_err(), Unreadable::Foreign);
     assert_eq!(with(HEADER_VERSION, 9, length).unwrap_err(), Unreadable::Version(9));

@@ -11,6 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 /// What every root has beside the minimal system.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,procps,libpam-systemd,curl,python3-minimal";
 
+const SERVERS: &str = ",python3,nginx-light,redis-server,postgresql";
+
 /// A release of Debian with its systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
@@ -23,6 +25,10 @@ pub enum Release {
     /// Debian 12 with the proxies that drained is compared to.
     #[allow(dead_code, reason = "the benchmark's, which shares this file")]
     BookwormProxies,
+    /// Debian 12 with servers to restart behind drained.
+    BookwormServers,
+    /// The same of Debian 13.
+    TrixieServers,
 }
 
 impl Release {
@@ -35,6 +41,8 @@ impl Release {
             Release::BookwormProxies => {
                 ("bookworm-proxies", "bookworm", ",haproxy,nginx-light,libnginx-mod-stream")
             }
+            Release::BookwormServers => ("bookworm-servers", "bookworm", SERVERS),
+            Release::TrixieServers => ("trixie-servers", "trixie", SERVERS),
         };
         let root = cache().join(name);
         let _lock = lock(&cache());
