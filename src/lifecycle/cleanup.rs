@@ -163,23 +163,23 @@ impl Stop<'_> {
     fn wait(&self, phase: Phase, mut waited: Vec<Waited>, started: Instant) -> Vec<String> {
         let slice = watchdog_interval().map_or(PULSE, |interval| PULSE.min(interval / 4));
         let mut left_behind = Vec::new();
-        let mut earliest = started;
+        // When this thread is to look again, which in a pause comes late; the first time at once.
+        let (mut earliest, mut wake) = (started, started);
         loop {
             self.beat.now();
             let facts = self.core.facts();
             let now = Instant::now();
+            if now >= wake + PAUSE && self.pauses.get() > 0 {
+                self.pauses.set(self.pauses.get() - 1);
+                earliest = now + AFTER_PAUSE;
+            }
             waited.retain(|w| facts.running.contains_key(&w.task));
             let deadline = |w: &Waited| facts.deadline(started, w.bound).max(earliest);
             let late: Vec<Waited> = waited.extract_if(.., |w| deadline(w) <= now).collect();
             if late.is_empty() {
                 let Some(next) = waited.iter().map(deadline).min() else { return left_behind };
-                let wake = next.min(now + slice);
+                wake = next.min(now + slice);
                 drop(self.core.wait(facts, Some(wake)));
-                let now = Instant::now();
-                if now >= wake + PAUSE && self.pauses.get() > 0 {
-                    self.pauses.set(self.pauses.get() - 1);
-                    earliest = now + AFTER_PAUSE;
-                }
                 continue;
             }
             drop(facts);
@@ -187,6 +187,7 @@ impl Stop<'_> {
                 self.leave_behind(phase, &late, now - started);
                 left_behind.push(late.name);
             }
+            wake = now;
         }
     }
 

@@ -51,7 +51,7 @@ fn a_reload_holds_whole_or_not_at_all(release: Release) {
     );
 
     // By the signal too, and often.
-    let times = number_from("DRAINED_TEST_RELOADS").unwrap_or(50);
+    let times = number_from("DRAINED_TEST_RELOADS", 50);
     let descriptors = || container.run(["sh", "-c", &format!("ls /proc/{pid}/fd | wc -l")]);
     container.write(FILE, web.clone());
     container.systemctl(["reload", UNIT]);

@@ -101,7 +101,7 @@ fn restarts_fail_nobody(container: &Container, server: &Server) {
     container.run(["drainctl", "adopt", unit, "--proxy", "web", "--upstream", address]);
     let clients = container.in_network(|| Clients::start(server));
     let began = Instant::now();
-    let restarts = number_from("DRAINED_TEST_RESTARTS").unwrap_or(20);
+    let restarts = number_from("DRAINED_TEST_RESTARTS", 20);
     for _ in 0..restarts {
         clients.wait_for(BETWEEN);
         container.systemctl(["restart", unit]);
