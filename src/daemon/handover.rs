@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{self, Shutdown};
 use slog::{Logger, info, warn};
 
+use super::report;
 use super::stop::ASK_MANAGER;
 use crate::config::{Handover, OnRestart};
 use crate::event::Event;
@@ -76,7 +77,7 @@ pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> 
         return Err(Error::new(Exit::Unavailable, "the service manager does not take messages"));
     }
     fault::pass("leave-fetched");
-    info!(log, "handed over {count} connections"; Event::HandedOver,
+    info!(log, "handed over {}", report::count(count, "connection", "connections"); Event::HandedOver,
         "DRAINED_DURATION_US" => (monotonic_ms() - stopped) * 1_000);
     Ok(())
 }
@@ -99,7 +100,9 @@ pub fn say_adopted(fleet: &Fleet, estate: &Estate, began: Instant, handle: &Hand
         let after = pause.map_or(String::new(), |pause| {
             format!(" after a pause of {most}{pause} ms, {ours} ms of it since this process began")
         });
-        info!(log, "adopted {connections} connections and {listeners} listeners{after}"; Event::Adopted,
+        let what = [(connections, "connection", "connections"), (listeners, "listener", "listeners")];
+        let [connections, listeners] = what.map(|(n, one, many)| report::count(n, one, many));
+        info!(log, "adopted {connections} and {listeners}{after}"; Event::Adopted,
             "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
     }
     let notifier = handle.notifier();

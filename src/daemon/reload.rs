@@ -100,7 +100,7 @@ impl Reloader {
             warn!(log, "{}", needs_restart(key));
         }
         let (n_added, n_removed, n_changed, n_kept) = (added.len(), removed.len(), changed.len(), kept.len());
-        info!(log, "reloaded: {n_added} proxies added, {n_removed} removed, {n_changed} changed, {n_kept} as before";
+        info!(log, "reloaded: of the proxies {n_added} added, {n_removed} removed, {n_changed} changed, {n_kept} as before";
             Event::Reloaded, "DRAINED_DURATION_US" => took.as_micros() as u64);
         *lock(&self.last.0) = Reload {
             reloaded: true,

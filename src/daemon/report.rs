@@ -55,7 +55,8 @@ pub fn handing_over_text(fleet: &Fleet) -> String {
     format!("Handing over {}", count(u64::from(fleet.active()), "connection", "connections"))
 }
 
-fn count(n: u64, one: &str, many: &str) -> String {
+/// A number with its noun.
+pub fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 

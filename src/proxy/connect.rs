@@ -78,9 +78,10 @@ impl Worker {
     pub(super) fn connect_decided(&mut self, key: Key) {
         let Some(connection) = self.connection(key) else { return };
         let Some(server) = &connection.server else { return };
-        match socket::take_error(server.as_fd()) {
-            Ok(()) => self.connected(key),
-            Err(errno) => self.next_upstream(key, errno.desc()),
+        match socket::connect_result(server.as_fd()) {
+            Some(Ok(())) => self.connected(key),
+            Some(Err(errno)) => self.next_upstream(key, errno.desc()),
+            None => {}
         }
     }
 

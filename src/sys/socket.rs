@@ -13,7 +13,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
-    connect, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
+    connect, getpeername, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 
 /// An address that a socket can be bound or connected to.
@@ -229,6 +229,18 @@ pub fn take_error(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
+/// How a connect has ended; None while it is pending. An event alone does not say that it has: it may be of a
+/// socket that was closed in the same turn, and then SO_ERROR is 0.
+pub fn connect_result(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
+    if let Err(errno) = take_error(fd) {
+        return Some(Err(errno));
+    }
+    match getpeername::<SockaddrStorage>(fd.as_raw_fd()) {
+        Err(Errno::ENOTCONN) => None,
+        _ => Some(Ok(())),
+    }
+}
+
 /// Writes a short header to a connection that was just made; its empty send buffer takes it whole.
 ///
 /// # Errors
@@ -337,6 +349,18 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         accept(listener.as_fd()).unwrap();
         assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
+    }
+
+    #[test]
+    fn a_connect_that_is_pending_has_no_result() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let (Connecting::Done(fd) | Connecting::Pending(fd)) = start_connect(&address).unwrap();
+        listener.accept().unwrap();
+        assert_eq!(connect_result(fd.as_fd()), Some(Ok(())));
+        refuse_new(listener.as_fd()).unwrap();
+        let Ok(Connecting::Pending(fd)) = start_connect(&address) else { panic!("nobody is let in") };
+        assert_eq!((take_error(fd.as_fd()), connect_result(fd.as_fd())), (Ok(()), None));
     }
 
     #[test]

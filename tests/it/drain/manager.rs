@@ -102,7 +102,7 @@ fn a_sighup_without_another_file_changes_nothing() {
         let drained = Setup::proxy(&upstream.address, "").start();
         let held = pair(&drained, &upstream);
         drained.signal(Signal::SIGHUP);
-        let told = "reloaded: 0 proxies added, 0 removed, 0 changed, 1 as before";
+        let told = "reloaded: of the proxies 0 added, 0 removed, 0 changed, 1 as before";
         drained.daemon.wait_line(told);
         drained.signal(Signal::SIGHUP);
         until("the second line", || drained.daemon.count(told) == 2);

@@ -41,7 +41,7 @@ fn proxies_are_added_changed_and_removed() {
     drop(pair(one, &upstream));
     // What was counted goes on.
     assert_eq!(status(&drained.scratch)["proxies"]["web"]["connections"]["accepted"], 2);
-    drained.daemon.wait_line("reloaded: 0 proxies added, 1 removed, 0 changed, 1 as before");
+    drained.daemon.wait_line("reloaded: of the proxies 0 added, 1 removed, 0 changed, 1 as before");
     drop(held);
     drained.stop();
 }
