@@ -171,6 +171,8 @@ impl Adopt {
                  Documentation=man:drainctl(1)\n\
                  PartOf={name}\n\
                  After={name}\n\
+                 # However often the service is restarted, it is put back.\n\
+                 StartLimitIntervalSec=0\n\
                  \n\
                  [Service]\n\
                  Type=oneshot\n\
