@@ -89,7 +89,7 @@ impl Drain {
             super::complain(begun(&answer));
         }
         let changed = answer.changed;
-        let patience = Waiting::new(socket, self.progress(), "the drain goes on");
+        let patience = Waiting::new(socket, self.progress(), "the drain goes on if it runs");
         answer = patience.until(answer, |answer, since| {
             let (left, away) = (answer.left(), answer.drains().map(|d| d.left_ms).max().unwrap_or(0));
             let over = away == 0 && since.elapsed() > GRACE;

@@ -144,6 +144,8 @@ impl Adopt {
             return Err(Error::new(Exit::Usage, "--proxy and --upstream are missing"));
         };
         let program = std::env::current_exe().map_err(|e| Error::system("finding drainctl itself", e))?;
+        let socket =
+            std::path::absolute(socket).map_err(|e| Error::system("finding the control socket", e))?;
         let mut words = vec![program.as_os_str(), OsStr::new("--socket"), socket.as_os_str()];
         if socket == Path::new(control::DEFAULT_SOCKET) {
             words.truncate(1);
@@ -265,6 +267,9 @@ fn unit_name(text: &str) -> Result<String> {
         || !stem.chars().all(fits)
     {
         return wrong(format!("{text:?} is no name of a service: write one such as myapp.service"));
+    }
+    if stem == "drained" {
+        return wrong("drained itself cannot be adopted: it hands its connections over".to_string());
     }
     if stem.ends_with('@') {
         return wrong(format!("{stem}.service is a template: name an instance, such as {stem}1.service"));

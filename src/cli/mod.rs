@@ -41,7 +41,15 @@ fn complain(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{priority}{line}");
 }
 
-/// Prints on standard output; a reader that went away is no error.
+/// Prints on standard output; a reader that went away is no error. Where it cannot be written otherwise,
+/// what is there would pass for the whole: the program ends with 71.
 fn say(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(format_args!("writing to standard output: {e}"));
+            std::process::exit(Exit::System as i32);
+        }
+        _ => {}
+    }
 }

@@ -184,8 +184,10 @@ impl Query {
         if let Some(proxy) = asked
             && !known.iter().any(|(name, _)| *name == proxy)
         {
-            let names = known.iter().map(|(name, _)| *name);
-            return Err(format!("there is no proxy {proxy:?}; {}", Known("proxies", names.collect())));
+            let mut names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            names.dedup();
+            return Err(format!("there is no proxy {proxy:?}; {}", Known("proxies", names)));
         }
         let Some(upstream) = &self.upstream else { return Ok(()) };
         let proxies = known.iter().filter(|(name, _)| asked.is_none_or(|asked| asked == *name));

@@ -79,6 +79,9 @@ fn proxies(status: &Status, paint: Paint) -> Vec<String> {
     let word_width = words.max().unwrap_or(0);
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
         lines.push(align(row, &widths, Some(&|width| state(proxy.state, width, paint))));
+        if proxy.holding {
+            lines.push("  new clients are held by hand: drainctl resume ends it".to_string());
+        }
         for upstream in &proxy.upstreams {
             let (address, state) =
                 (printable(&upstream.address), upstream_state(upstream.state, word_width, paint));
@@ -185,6 +188,7 @@ mod tests {
     fn a_screen_is_aligned() {
         let proxy = |active, address: &str, state| ProxyStatus {
             state: State::Running,
+            holding: false,
             protocol: "tcp".to_string(),
             connections: Connections { active, accepted: 1234, ..Connections::default() },
             bytes: Bytes { to_upstream: 1_288_490_189, to_client: 17 },

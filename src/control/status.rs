@@ -51,6 +51,9 @@ pub struct ProxyStatus {
     pub bytes: Bytes,
     /// In the order of the configuration.
     pub upstreams: Vec<UpstreamStatus>,
+    /// New clients wait because an administrator wants it so.
+    #[serde(default)]
+    pub holding: bool,
 }
 
 /// Numbers of connections of one proxy.
@@ -181,6 +184,7 @@ mod tests {
                 "web".to_string(),
                 ProxyStatus {
                     state: State::Running,
+                    holding: false,
                     protocol: "tcp".to_string(),
                     connections: Connections { active: 1, accepted: 2, ..Connections::default() },
                     bytes: Bytes { to_upstream: 5, to_client: 6 },
@@ -198,7 +202,7 @@ mod tests {
             r#""proxies":{"web":{"state":"running","protocol":"tcp","#,
             r#""connections":{"active":1,"held":0,"accepted":2,"drained":0,"cut":0,"failed":0},"#,
             r#""bytes":{"to_upstream":5,"to_client":6},"#,
-            r#""upstreams":[{"address":"127.0.0.1:8000","state":"down","connections":1}]}}}"#
+            r#""upstreams":[{"address":"127.0.0.1:8000","state":"down","connections":1}],"holding":false}}}"#
         );
         assert_eq!(status.to_json(), json);
         assert_eq!(serde_json::from_str::<Status>(json).expect("reads what it writes"), status);

@@ -86,6 +86,21 @@ pub fn restore(fleet: &Fleet, file: &Path, log: &Logger) {
     if fleet.restore_by_hand(&all) {
         info!(log, "what was set by hand is set again: drained upstreams and holds");
     }
+    // What is not configured any more shall not come back with it.
+    keep_or_warn(fleet, file, log);
+}
+
+/// Brings the file up to date with what is set.
+pub fn keep_or_warn(fleet: &Fleet, file: &Path, log: &Logger) {
+    if let Err(error) = keep(fleet, file) {
+        warn!(log, "what is set by hand would not outlive this process: {error}");
+    }
+}
+
+/// The daemon ends for good: the next one begins with nothing.
+pub fn forget(file: &Path) {
+    // Left in place it is read by the next one.
+    let _ = fs::remove_file(file);
 }
 
 fn read(file: &Path) -> io::Result<Kept> {
@@ -153,9 +168,7 @@ pub fn change(
         }
         _ => return Err("the call changes nothing".to_string()),
     };
-    if let Err(error) = keep(fleet, file) {
-        warn!(log, "what is set by hand would not outlive this process: {error}");
-    }
+    keep_or_warn(fleet, file, log);
     tell(fleet, name, upstream, changed, &begun)
 }
 

@@ -100,8 +100,9 @@ fn serve(
     }
 
     fleet.keep_passed(std::mem::take(passed));
-    if let Some(path) = control_path(&config) {
-        by_hand::restore(&fleet, &by_hand::file_of(&path), log);
+    let kept = control_path(&config).map(|path| by_hand::file_of(&path));
+    if let Some(kept) = &kept {
+        by_hand::restore(&fleet, kept, log);
     }
 
     life.hurry(HURRY + GRACE);
@@ -115,12 +116,13 @@ fn serve(
         log: log.clone(),
         file,
         in_force: config.clone(),
+        kept: kept.clone(),
         on_restart: on_restart.clone(),
         last: Last::default(),
     };
     let control = start_control(&config, &fleet, &life.handle(), log, &reloader.last)?;
     life.on_reload(move || reloader.run());
-    let stop = Stop::new(&fleet, life.handle(), on_restart);
+    let stop = Stop::new(&fleet, life.handle(), on_restart, kept);
     start_workers(&mut life, &fleet, &stop, log);
     stop.declare(&mut life, control);
     let (report_fleet, report_handle, report_log) = (fleet.clone(), life.handle(), log.clone());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use slog::{Logger, info, warn};
 
-use super::{handover, report};
+use super::{by_hand, handover, report};
 use crate::config::{self, Config, Errors, OnRestart};
 use crate::control::operator::Reply;
 use crate::control::reload::{Reload, needs_restart};
@@ -29,6 +29,8 @@ pub struct Reloader {
     /// None: the configuration is on the command line.
     pub file: Option<PathBuf>,
     pub in_force: Config,
+    /// Where what is set by hand is kept.
+    pub kept: Option<PathBuf>,
     pub on_restart: Arc<Mutex<OnRestart>>,
     pub last: Last,
 }
@@ -83,6 +85,9 @@ impl Reloader {
             handover::store_more(&leftover.opened, notifier, log);
         }
         fault::pass("reload-stored");
+        if let Some(kept) = &self.kept {
+            by_hand::keep_or_warn(&self.fleet, kept, log);
+        }
         let closes = leftover.closes;
         if !self.fleet.finish(leftover) {
             warn!(

@@ -13,6 +13,7 @@ use crate::control::status::{
 use crate::event::Event;
 use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Proxy, Upstream};
+use crate::sys::clock::monotonic_ms;
 
 /// Said where there is nothing to do.
 pub const NO_PROXY: &str = "No proxy is configured: add one to /etc/drained/drained.toml and reload";
@@ -72,7 +73,10 @@ pub fn status(fleet: &Fleet, handle: &Handle) -> Status {
         // One that was removed and came back has connections of before.
         proxies
             .entry(proxy.config.name.clone())
-            .and_modify(|known: &mut ProxyStatus| known.connections.active += status.connections.active)
+            .and_modify(|known: &mut ProxyStatus| {
+                known.connections.active += status.connections.active;
+                known.connections.held += status.connections.held;
+            })
             .or_insert(status);
     }
     Status {
@@ -93,6 +97,7 @@ fn proxy_status(proxy: &Proxy, daemon: State, settled: bool) -> ProxyStatus {
     let totals = proxy.totals();
     ProxyStatus {
         state: if proxy.is_draining() { State::Draining } else { daemon },
+        holding: proxy.hold_until(monotonic_ms()).is_some(),
         protocol: proxy.config.protocol.to_string(),
         connections: Connections {
             active: u64::from(proxy.active()),

@@ -4,13 +4,14 @@
 //! closes the listeners. Drain hands each connection to the drain policy; the workers end with
 //! their last connection. (A stop for a restart skips all that and hands over.) Finish closes the control socket, which answers until then.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::intent::{Intent, decide};
-use super::{GRACE, handover, report};
+use super::{GRACE, by_hand, handover, report};
 use crate::config::{self, OnRestart};
 use crate::control::server::Running;
 use crate::fault;
@@ -46,11 +47,18 @@ pub struct Stop {
     handle: Handle,
     on_restart: Arc<Mutex<OnRestart>>,
     first: Arc<OnceLock<(Intent, u64)>>,
+    /// Where what is set by hand is kept.
+    kept: Option<PathBuf>,
 }
 
 impl Stop {
-    pub fn new(fleet: &Arc<Fleet>, handle: Handle, on_restart: Arc<Mutex<OnRestart>>) -> Stop {
-        Stop { fleet: fleet.clone(), handle, on_restart, first: Arc::default() }
+    pub fn new(
+        fleet: &Arc<Fleet>,
+        handle: Handle,
+        on_restart: Arc<Mutex<OnRestart>>,
+        kept: Option<PathBuf>,
+    ) -> Stop {
+        Stop { fleet: fleet.clone(), handle, on_restart, first: Arc::default(), kept }
     }
 
     /// Declares the steps.
@@ -157,6 +165,7 @@ impl Stop {
             0 if self.fleet.has_failed() => Ok(()),
             0 => {
                 handover::remove_all(fleet, context.notifier(), context.log());
+                self.kept.iter().for_each(|kept| by_hand::forget(kept));
                 Ok(())
             }
             left => Err(Error::new(Exit::Software, format!("{left} connections outlived the deadline"))),

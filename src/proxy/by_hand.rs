@@ -114,7 +114,7 @@ impl Fleet {
             let known: Vec<_> = all.iter().map(|proxy| proxy.config.name.as_str()).collect();
             match known.is_empty() {
                 true => format!("unknown proxy {name:?}: none is configured"),
-                false => format!("unknown proxy {name:?}: there is {}", known.join(", ")),
+                false => format!("unknown proxy {name:?}; known: {}", known.join(", ")),
             }
         })
     }
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn unknown_names_are_told_with_the_known_ones() {
         let fleet = fleet();
-        assert_eq!(fleet.resume("wbe", None).unwrap_err(), "unknown proxy \"wbe\": there is web");
+        assert_eq!(fleet.resume("wbe", None).unwrap_err(), "unknown proxy \"wbe\"; known: web");
         assert_eq!(
             fleet.drain_upstreams("web", Some("127.0.0.1:3"), None).unwrap_err(),
             "unknown upstream \"127.0.0.1:3\": the proxy \"web\" has 127.0.0.1:1, 127.0.0.1:2"

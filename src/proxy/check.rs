@@ -117,7 +117,17 @@ impl Worker {
                 self.begin_checks_of(number);
             }
             if proxy.checks().is_none() {
-                proxy.upstreams.iter().for_each(|upstream| upstream.forget_checks());
+                self.forget_checks_of(number, proxy);
+            }
+        }
+    }
+
+    /// What is down still may have nobody who tries it, for the checks did.
+    fn forget_checks_of(&mut self, number: u16, proxy: &Proxy) {
+        for (upstream, index) in proxy.upstreams.iter().zip(0..) {
+            upstream.forget_checks();
+            if self.index == 0 && !upstream.is_up() && !upstream.is_closed() && !proxy.departed {
+                self.probe_often(number, index);
             }
         }
     }
@@ -233,6 +243,11 @@ impl Worker {
         debug!(self.log, "check of upstream {}: {why}", upstream.name);
         if upstream.is_closed() {
             return self.rest(key);
+        }
+        // A resume or a reload may have forgotten meanwhile what the checks had said.
+        let healthy = upstream.is_healthy();
+        if check.tally.healthy != healthy {
+            check.tally = Tally { healthy, against: 0 };
         }
         let news = check.tally.note(good, config.rise, config.fall);
         match news.filter(|healthy| upstream.set_healthy(*healthy)) {

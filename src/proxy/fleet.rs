@@ -112,6 +112,8 @@ pub(super) struct Mailbox {
     commands: Mutex<Vec<Command>>,
     /// How many were sent that are not done.
     open: AtomicUsize,
+    /// Its worker has ended.
+    pub ended: AtomicBool,
     /// Who wants to see its connections.
     pub looks: Requests,
 }
@@ -154,8 +156,8 @@ impl Fleet {
         let mailbox = |_| {
             let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
             let wake = wake.map_err(|e| Error::system("making an eventfd", e))?;
-            let (commands, open, looks) = Default::default();
-            Ok(Mailbox { wake, commands, open, looks })
+            let (commands, open, ended, looks) = Default::default();
+            Ok(Mailbox { wake, commands, open, ended, looks })
         };
         let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
@@ -346,9 +348,9 @@ impl Mailbox {
         self.open.fetch_sub(count, SeqCst);
     }
 
-    /// All that was sent is done.
+    /// All that was sent is done, or there is no worker any more that could.
     pub fn is_settled(&self) -> bool {
-        self.open.load(SeqCst) == 0
+        self.ended.load(SeqCst) || self.open.load(SeqCst) == 0
     }
 }
 

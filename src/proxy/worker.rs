@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -447,6 +448,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.fleet.mailboxes[self.index].looks.close();
         for key in self.table.keys() {
+            self.let_go(key);
             if let Some(Entry::Connection(connection)) = self.table.remove(key) {
                 let roster = self.roster.clone();
                 let proxy = &roster[connection.proxy];
@@ -459,6 +461,7 @@ impl Drop for Worker {
                 self.fleet.connection_closed(proxy);
             }
         }
+        self.fleet.mailboxes[self.index].ended.store(true, SeqCst);
         for index in 0..self.doors.len() {
             self.shut_door(index);
         }

@@ -36,6 +36,7 @@ pub fn discard() -> Logger {
 pub fn status_of(proxies: usize) -> Status {
     let proxy = ProxyStatus {
         state: State::Running,
+        holding: false,
         protocol: "tcp".to_string(),
         connections: Connections::default(),
         bytes: Bytes::default(),

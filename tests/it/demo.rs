@@ -113,7 +113,7 @@ fn assert_outlived(lines: &[String], all: f64) {
         told.unwrap_or_else(|| panic!("{words}: {lines:#?}"))
     };
     assert_eq!((told(" connections before"), told(" after:"), told(" lost")), (all, all, 0.0));
-    assert!(told(" connections and 1 listeners") >= all, "{lines:#?}");
+    assert!(told(" connections and 1 listener") >= all, "{lines:#?}");
     assert!(told(" served") > 0.0 && told(" refused") == 0.0, "{lines:#?}");
     // Somebody asks every few milliseconds, and nobody is answered while no daemon runs.
     let absent = time_of(lines, "READY=1") - time_of(lines, "the daemon has ended");

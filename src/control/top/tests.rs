@@ -23,6 +23,7 @@ fn proxy(accepted: u64, bytes: u64, address: &str) -> ProxyStatus {
         |address: &str, state| UpstreamStatus { address: address.to_owned(), state, connections: 1 };
     ProxyStatus {
         state: State::Running,
+        holding: false,
         protocol: "tcp".to_owned(),
         connections: Connections { active: 2, accepted, failed: 1, ..Connections::default() },
         bytes: Bytes { to_upstream: bytes, to_client: 2 * bytes },

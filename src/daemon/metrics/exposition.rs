@@ -273,6 +273,7 @@ mod tests {
             |address: &str, state| UpstreamStatus { address: address.to_owned(), state, connections: 2 };
         let web = ProxyStatus {
             state: State::Running,
+            holding: false,
             protocol: "tcp".to_owned(),
             connections: Connections { active: 1, held: 2, accepted: 3, drained: 4, cut: 5, failed: 6 },
             bytes: Bytes { to_upstream: 7, to_client: 1 << 40 },

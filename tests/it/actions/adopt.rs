@@ -96,7 +96,7 @@ fn an_upstream_that_the_daemon_does_not_know_is_told() {
         ctl(&drained, &["adopt", "--root", root, "myapp", "--proxy", proxy, "--upstream", upstream])
     };
     for (ended, why) in [
-        (adopt("q", "127.0.0.1:1"), "unknown proxy \"q\": there is p"),
+        (adopt("q", "127.0.0.1:1"), "unknown proxy \"q\"; known: p"),
         (adopt("p", "127.0.0.1:2"), "unknown upstream \"127.0.0.1:2\": the proxy \"p\" has 127.0.0.1:1"),
     ] {
         assert!(ended.code == Some(65) && ended.err.contains(why) && ended.out.is_empty(), "{ended:?}");

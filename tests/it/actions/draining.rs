@@ -18,7 +18,7 @@ fn an_unknown_proxy_or_upstream_is_told_with_the_known_ones() {
     for words in [&["drain", "q"][..], &["resume", "q"], &["hold", "q"]] {
         let ended = ctl(&drained, words);
         assert_eq!((ended.code, ended.out.as_str()), (Some(65), ""), "{ended:?}");
-        assert_eq!(ended.err, "drainctl: unknown proxy \"q\": there is p\n");
+        assert_eq!(ended.err, "drainctl: unknown proxy \"q\"; known: p\n");
     }
     for word in ["drain", "resume"] {
         let ended = ctl(&drained, &[word, "p", "--upstream", "127.0.0.1:2"]);
@@ -224,4 +224,24 @@ fn goodbyes_are_spread() {
         assert!((Duration::from_millis(700)..Duration::from_millis(3_500)).contains(&took), "{took:?}");
         drop(clients);
     });
+}
+
+#[test]
+fn an_upstream_is_drained_in_a_stop_too_though_workers_have_ended() {
+    let upstreams = [Listener::new(), Listener::new()];
+    let proxy = |name, up: &Listener| {
+        format!("[proxy.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\n", up.address)
+    };
+    let config = proxy("q", &upstreams[0]) + &proxy("p", &upstreams[1]);
+    let drained = Setup::new(&config).workers(4).start();
+    let client = connect(&drained.address_of("q"));
+    let mut server = upstreams[0].accept();
+    (&client).write_all(b"?").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    drained.signal(Signal::SIGTERM);
+    drained.daemon.wait_line("phase drain");
+    ok(&drained, &["drain", "p", "--wait"]);
+    assert_eq!(upstream_state(&drained), "drained");
+    drop(server);
+    assert_eq!(drained.wait_end().code, Some(0));
 }

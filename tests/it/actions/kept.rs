@@ -196,3 +196,16 @@ fn a_damaged_file_never_stops_a_start() {
     ctl(&store, &["drain", "p", "--wait"]);
     store.daemon().wait_line("would not outlive this process");
 }
+
+#[test]
+fn an_orderly_stop_is_the_end_of_it() {
+    let upstream = Listener::new();
+    let drained = Setup::proxy(&upstream.address, "").start();
+    let file = drained.scratch.path("control.sock.by-hand");
+    super::ok(&drained, &["hold", "p"]);
+    assert!(file.exists());
+    assert_eq!(super::proxy(&drained)["holding"], true);
+    drained.signal(nix::sys::signal::Signal::SIGTERM);
+    drained.daemon.wait_line("stopped after");
+    assert!(!file.exists());
+}

@@ -7,6 +7,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use drained::control::by_hand::ByHand;
+use drained::control::client;
+use drained::control::protocol::Call;
 use nix::sys::signal::Signal;
 
 use super::{address, figures, get, proxy, setup};
@@ -210,4 +213,23 @@ fn the_checks_of_many_upstreams_are_spread_over_the_interval() {
         assert!(*last - *first >= Duration::from_millis(700), "{times:?}");
         drained.stop();
     });
+}
+
+#[test]
+fn checks_speak_on_after_a_drain_and_a_resume() {
+    let ill = Server::new("ill", 500);
+    let check = "check = { http = \"/\", interval = \"1s\", rise = 1, fall = 1 }";
+    let drained = setup(&proxy(&[&ill.address], check)).start();
+    let at = address(&drained);
+    drained.daemon.wait_line("1 failed checks in a row");
+    // Between two checks.
+    let (control, proxy) = (drained.scratch.path("control.sock"), "p".to_owned());
+    let drain = Call::Drain { proxy: proxy.clone(), upstream: None, timeout_ms: None };
+    for call in [drain, Call::Resume { proxy, upstream: None }] {
+        client::call::<ByHand>(&control, &call).unwrap();
+    }
+    drained.daemon.wait_line("takes connections again");
+    until("checks take it down again", || up(&at, &ill.address) == 0.0);
+    let end = drained.stop();
+    assert_eq!(end.count("1 failed checks in a row"), 2, "{:#?}", end.lines);
 }

@@ -159,3 +159,21 @@ fn a_kill_in_the_midst_of_a_reload_loses_nothing() {
         store.stop();
     }
 }
+
+#[test]
+fn what_was_set_by_hand_goes_with_what_is_configured_no_longer() {
+    let scene = Scene::new();
+    let with = scene.config(&[("a", &[0], &[0, 1])]);
+    let without = scene.config(&[("a", &[0], &[0])]);
+    let mut store = Store::start(Setup::new(&with));
+    store.wait_count(LISTENER, 1);
+    let drain = super::drainctl(&store.scratch, &["drain", "a", "--upstream", &scene.upstreams[1].address]);
+    assert!(drain.status.success(), "{drain:?}");
+    let file = store.scratch.path("control.sock.by-hand");
+    assert!(file.exists());
+    reload(&store.scratch, &without);
+    assert!(!file.exists());
+    reload(&store.scratch, &with);
+    store.kill(Setup::new(&with));
+    assert_eq!(store.status()["proxies"]["a"]["upstreams"][1]["state"], "up");
+}
