@@ -106,8 +106,8 @@ impl Lifecycle {
         self
     }
 
-    /// What SIGHUP and [`Handle::reload`] do, on a thread of its own. An error says why nothing was changed. Without one
-    /// a SIGHUP is logged and ignored.
+    /// What SIGHUP and [`Handle::reload`] do, on a thread of its own. An error says why nothing was changed.
+    /// Without one a SIGHUP is logged and ignored.
     pub fn on_reload(&mut self, reload: impl FnMut() -> Result<()> + Send + 'static) -> &mut Self {
         self.reload = Some(Box::new(reload));
         self

@@ -7,24 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::{command, run};
 use crate::support::drained::{Setup, until};
-use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end};
+use crate::support::peers::{Ended, Listener, Port, connect, end_of, read_to_end};
 use crate::support::steady::steady;
 use crate::support::store::{LISTENER, Store};
 
-/// A port on which nobody listens but the daemon.
-struct Port(Listener);
-
-impl Port {
-    fn reserve() -> Port {
-        Port(Listener::refusing("127.0.0.1:0"))
-    }
-
-    fn setup(&self, upstream: &Listener, more: &str) -> Setup {
-        let (listen, upstream) = (&self.0.address, &upstream.address);
-        let handover = "[handover]\non_restart = \"always\"\ncrash_after = \"0s\"\n";
-        let proxy = format!("[proxy.p]\nlisten = \"{listen}\"\nupstream = \"{upstream}\"\n{more}\n");
-        Setup::new(&format!("{handover}{proxy}")).workers(1)
-    }
+/// A daemon on that port.
+fn setup(port: &Port, upstream: &Listener, more: &str) -> Setup {
+    let (listen, upstream) = (port.address(), &upstream.address);
+    let handover = "[handover]\non_restart = \"always\"\ncrash_after = \"0s\"\n";
+    let proxy = format!("[proxy.p]\nlisten = \"{listen}\"\nupstream = \"{upstream}\"\n{more}\n");
+    Setup::new(&format!("{handover}{proxy}")).workers(1)
 }
 
 fn ctl(store: &Store, words: &[&str]) -> String {
@@ -43,7 +35,7 @@ fn held(store: &Store) -> u64 {
 
 fn numbered(store: &Store, port: &Port, count: u8) -> Vec<TcpStream> {
     let client = |n: u8| {
-        let mut client = connect(&port.0.address);
+        let mut client = connect(port.address());
         client.write_all(&[n]).unwrap();
         until("it is held", || held(store) == u64::from(n) + 1);
         client
@@ -70,21 +62,21 @@ fn arrive_in_order(upstream: &Listener, clients: Vec<TcpStream>) {
 #[test]
 fn a_drained_upstream_stays_so_until_it_is_resumed() {
     let (port, upstream) = (Port::reserve(), Listener::new());
-    let mut store = Store::start(port.setup(&upstream, ""));
+    let mut store = Store::start(setup(&port, &upstream, ""));
     store.wait_count(LISTENER, 1);
     let file = store.scratch.path("control.sock.by-hand");
     assert!(!file.exists());
     ctl(&store, &["drain", "p", "--wait"]);
-    store.restart(port.setup(&upstream, ""));
+    store.restart(setup(&port, &upstream, ""));
     assert_eq!(state(&store), "drained");
     store.daemon().wait_line("what was set by hand is set again");
-    store.kill(port.setup(&upstream, ""));
+    store.kill(setup(&port, &upstream, ""));
     assert_eq!(state(&store), "drained");
     let clients = numbered(&store, &port, 3);
     ctl(&store, &["resume", "p", "--wait"]);
     arrive_in_order(&upstream, clients);
     assert!(!file.exists());
-    store.kill(port.setup(&upstream, ""));
+    store.kill(setup(&port, &upstream, ""));
     assert_eq!(state(&store), "up");
 }
 
@@ -92,9 +84,9 @@ fn a_drained_upstream_stays_so_until_it_is_resumed() {
 fn a_drain_goes_on_to_its_deadline() {
     steady(|| {
         let (port, upstream) = (Port::reserve(), Listener::new());
-        let mut store = Store::start(port.setup(&upstream, ""));
+        let mut store = Store::start(setup(&port, &upstream, ""));
         store.wait_count(LISTENER, 1);
-        let (client, mut server) = (connect(&port.0.address), upstream.accept());
+        let (client, mut server) = (connect(port.address()), upstream.accept());
         (&client).write_all(b"?").unwrap();
         server.read_exact(&mut [0]).unwrap();
         let began = Instant::now();
@@ -102,7 +94,7 @@ fn a_drain_goes_on_to_its_deadline() {
         let mut waiting = command(store.scratch.path("control.sock"), &drain);
         let waiting = std::thread::spawn(move || waiting.output().unwrap());
         until("the drain", || state(&store) == "draining");
-        store.restart(port.setup(&upstream, ""));
+        store.restart(setup(&port, &upstream, ""));
         assert_eq!(state(&store), "draining");
         // Who waits for it hardly notices.
         let ended = waiting.join().unwrap();
@@ -116,12 +108,12 @@ fn a_drain_goes_on_to_its_deadline() {
 #[test]
 fn who_waits_goes_on_waiting_in_the_same_order() {
     let (port, upstream) = (Port::reserve(), Listener::refusing("127.0.0.1:0"));
-    let mut store = Store::start(port.setup(&upstream, ""));
+    let mut store = Store::start(setup(&port, &upstream, ""));
     store.wait_count(LISTENER, 1);
     let clients = numbered(&store, &port, 20);
-    store.restart(port.setup(&upstream, ""));
+    store.restart(setup(&port, &upstream, ""));
     until("all are held", || held(&store) == 20);
-    store.kill(port.setup(&upstream, ""));
+    store.kill(setup(&port, &upstream, ""));
     until("all are held", || held(&store) == 20);
     upstream.listen(128);
     arrive_in_order(&upstream, clients);
@@ -132,11 +124,11 @@ fn who_waits_goes_on_waiting_in_the_same_order() {
 fn who_waits_has_what_is_left_of_its_time() {
     steady(|| {
         let (port, upstream) = (Port::reserve(), Listener::refusing("127.0.0.1:0"));
-        let setup = || port.setup(&upstream, "hold = \"2s\"");
+        let setup = || setup(&port, &upstream, "hold = \"2s\"");
         let mut store = Store::start(setup());
         store.wait_count(LISTENER, 1);
         let began = Instant::now();
-        let client = connect(&port.0.address);
+        let client = connect(port.address());
         until("it is held", || held(&store) == 1);
         while began.elapsed() < Duration::from_millis(1_500) {
             store.restart(setup());
@@ -150,11 +142,11 @@ fn who_waits_has_what_is_left_of_its_time() {
 #[test]
 fn a_hold_by_hand_goes_on() {
     let (port, upstream) = (Port::reserve(), Listener::new());
-    let mut store = Store::start(port.setup(&upstream, ""));
+    let mut store = Store::start(setup(&port, &upstream, ""));
     store.wait_count(LISTENER, 1);
     ctl(&store, &["hold", "p"]);
     let clients = numbered(&store, &port, 3);
-    store.kill(port.setup(&upstream, ""));
+    store.kill(setup(&port, &upstream, ""));
     until("all are held", || held(&store) == 3);
     ctl(&store, &["resume", "p"]);
     arrive_in_order(&upstream, clients);
@@ -163,7 +155,7 @@ fn a_hold_by_hand_goes_on() {
 #[test]
 fn a_damaged_file_never_stops_a_start() {
     let (port, upstream) = (Port::reserve(), Listener::new());
-    let mut store = Store::start(port.setup(&upstream, ""));
+    let mut store = Store::start(setup(&port, &upstream, ""));
     store.wait_count(LISTENER, 1);
     let file = store.scratch.path("control.sock.by-hand");
     let address = &upstream.address;
@@ -175,7 +167,7 @@ fn a_damaged_file_never_stops_a_start() {
         ("{\"version\":1,\"proxies\":[{\"name\":7}]}".to_owned(), "invalid type"),
     ] {
         fs::write(&file, damaged).unwrap();
-        store.restart(port.setup(&upstream, ""));
+        store.restart(setup(&port, &upstream, ""));
         let line = store.daemon().wait_line("let go of what was set by hand");
         assert!(line.contains(said), "{line}");
         assert_eq!(state(&store), "up");
@@ -187,12 +179,12 @@ fn a_damaged_file_never_stops_a_start() {
          [\"{address}\",9007199254740991,9007199254740991]]}}]}}"
     );
     fs::write(&file, kept).unwrap();
-    store.restart(port.setup(&upstream, ""));
+    store.restart(setup(&port, &upstream, ""));
     assert_eq!(state(&store), "drained");
     ctl(&store, &["resume", "p", "--upstream", address, "--wait"]);
     // A directory in its place cannot be written: it is said, and the call is done.
     fs::create_dir(&file).unwrap();
-    store.restart(port.setup(&upstream, ""));
+    store.restart(setup(&port, &upstream, ""));
     ctl(&store, &["drain", "p", "--wait"]);
     store.daemon().wait_line("would not outlive this process");
 }

@@ -21,21 +21,8 @@ mod policy;
 use std::net::TcpStream;
 
 use crate::support::drained::Setup;
-use crate::support::peers::{Listener, connect, talk};
+use crate::support::peers::{Listener, Port, connect, talk};
 use crate::support::store::Store;
-
-/// A port that stays this test's while no incarnation listens on it: bound, but not listening.
-struct Port(Listener);
-
-impl Port {
-    fn reserve() -> Port {
-        Port(Listener::refusing("127.0.0.1:0"))
-    }
-
-    fn address(&self) -> &str {
-        &self.0.address
-    }
-}
 
 /// What is handed over without asking anybody.
 const ALWAYS: &str = "[handover]\non_restart = \"always\"\n";

@@ -15,22 +15,8 @@ use std::process::{Command, Output};
 use nix::sys::signal::Signal;
 
 use crate::support::drained::{Drained, Setup};
-use crate::support::peers::Listener;
+use crate::support::peers::Port;
 use crate::support::scratch::Scratch;
-
-/// A port of nobody, as far as the kernel promises: bound by the test, so that no other program is given it, and
-/// free for a listener.
-struct Port(Listener);
-
-impl Port {
-    fn reserve() -> Port {
-        Port(Listener::refusing("127.0.0.1:0"))
-    }
-
-    fn address(&self) -> &str {
-        &self.0.address
-    }
-}
 
 /// A proxy's part of a configuration.
 fn proxy(name: &str, listen: &[&str], upstream: &[&str], more: &str) -> String {

@@ -65,6 +65,20 @@ pub struct Listener {
     pub address: String,
 }
 
+/// A port that is this test's while nobody listens on it: bound, so that no other program is given it, and free
+/// for a listener of the daemon.
+pub struct Port(Listener);
+
+impl Port {
+    pub fn reserve() -> Port {
+        Port(Listener::refusing("127.0.0.1:0"))
+    }
+
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+}
+
 impl Listener {
     /// On 127.0.0.1, a port that the kernel chooses.
     pub fn new() -> Listener {
