@@ -11,7 +11,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use super::ledger::{self, Left, LotEntry, Unreadable};
 use super::names::Names;
-use super::record::{Flags, NO_UPSTREAM, Record, State, Way};
+use super::record::{Flags, Record, State, Way};
 use super::{LEDGER, LISTENER, LOT, lot};
 use crate::fault;
 use crate::sys::pipe::Pipe;
@@ -23,10 +23,8 @@ const TRIES: u64 = 3;
 
 /// A connection that goes on.
 pub struct Adopted {
-    /// What is known of it.
+    /// What is known of it. Its proxy and its upstream are as [`Estate::names`] numbers them.
     pub record: Record,
-    /// The name of its proxy, and the address of its upstream if it has one.
-    pub names: (String, Option<String>),
     /// Its client.
     pub client: Found,
     /// Its upstream, if it has one.
@@ -62,8 +60,10 @@ pub struct LeftLot {
 pub struct Estate {
     /// Listeners that it had bound.
     pub listeners: Vec<OwnedFd>,
-    /// Connections with everything that belongs to them.
-    pub connections: Vec<Adopted>,
+    /// Connections with everything that belongs to them. They are large and go through many hands.
+    pub connections: Vec<Box<Adopted>>,
+    /// The proxies and upstreams that it knew.
+    pub names: Names,
     /// The lots, to be used on.
     pub lots: Vec<LeftLot>,
     /// The ledger's file, and where in it the last area is; to be used on.
@@ -155,11 +155,13 @@ impl Estate {
             }
             self.lots.push(LeftLot { messages, ..lot });
         }
+        self.names = left.names;
+        self.connections.reserve_exact(left.records.len());
         let mut incomplete = Incomplete::default();
         for (index, record) in left.records.into_iter().enumerate() {
             match search.take(index, &record) {
                 Pieces::Whole(pieces) if record.state == State::Live => {
-                    self.connections.push(pieces.adopted(record, &left.names));
+                    self.connections.push(Box::new(pieces.adopted(record)));
                 }
                 pieces => {
                     if let (Pieces::Some(.., lacks), State::Live) = (&pieces, record.state) {
@@ -243,7 +245,12 @@ struct Parts {
 
 impl Search {
     fn for_all(records: &[Record]) -> Search {
-        let (mut search, mut ambiguous) = (Search::default(), Vec::new());
+        let mut search = Search {
+            sockets: HashMap::with_capacity(records.len() * 2),
+            found: Vec::with_capacity(records.len()),
+            ..Search::default()
+        };
+        let mut ambiguous = Vec::new();
         for (index, record) in records.iter().enumerate() {
             search.sockets.insert(record.client, (index, 0));
             search.sockets.insert(record.server, (index, 1));
@@ -370,7 +377,7 @@ struct WholePieces {
 }
 
 impl WholePieces {
-    fn adopted(self, mut record: Record, names: &Names) -> Adopted {
+    fn adopted(self, mut record: Record) -> Adopted {
         let WholePieces { client, mut server, pipes: [to_upstream, to_client] } = self;
         let flags = record.flags;
         if flags.has(Flags::CONNECTING) {
@@ -391,13 +398,7 @@ impl WholePieces {
                 record.flags = record.flags.and(Flags::source_broke(way).when(broke));
             }
         }
-        let proxy = names.get(usize::from(record.proxy));
-        let upstream = proxy.and_then(|(_, upstreams)| upstreams.get(usize::from(record.upstream))).cloned();
-        if upstream.is_none() {
-            record.upstream = NO_UPSTREAM;
-        }
-        let names = (proxy.map(|(name, _)| name.clone()).unwrap_or_default(), upstream);
-        Adopted { record, names, client, server, to_upstream, to_client }
+        Adopted { record, client, server, to_upstream, to_client }
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Fleet {
     /// What outlives the process, where there is a store.
     pub(super) keeper: Option<Arc<Keeper>>,
     /// What is to be adopted, with its proxy and its upstream.
-    pub(super) adoptable: Vec<(Adopted, u16, Option<u16>)>,
+    pub(super) adoptable: Vec<(Box<Adopted>, u16, Option<u16>)>,
     /// What each worker is to adopt.
     pub(super) adopted: Vec<Mutex<Vec<Placed>>>,
     /// The lots that each worker begins with.
@@ -74,7 +74,7 @@ pub struct Fleet {
 
 /// A connection to adopt.
 pub(super) struct Placed {
-    pub adopted: Adopted,
+    pub adopted: Box<Adopted>,
     pub proxy: u16,
     pub upstream: Option<u16>,
     /// The number of its record.
@@ -191,7 +191,7 @@ impl Fleet {
         estate.listeners = left.listeners;
         let connections = std::mem::take(&mut estate.connections);
         fleet.adopted_counts = ((before - estate.listeners.len()) as u64, connections.len() as u64);
-        fleet.adopt(connections);
+        fleet.adopt(connections.into_iter(), &estate.names);
         Ok(fleet)
     }
 

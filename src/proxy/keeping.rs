@@ -1,6 +1,7 @@
 //! What all workers share of the handover: the estate of the last incarnation is divided among them, and
 //! theirs is gathered for the next.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use crate::handover::adopt::{Adopted, Estate, Found, LeftLot};
 use crate::handover::keeper::Keeper;
 use crate::handover::ledger::{Ledger, LotEntry};
 use crate::handover::lot::{Lot, Lots};
+use crate::handover::names::Names;
 use crate::handover::record::{Flags, NO_UPSTREAM};
 use crate::sys::pipe::Pipe;
 use crate::sys::rights;
@@ -24,20 +26,20 @@ use crate::{Error, Result};
 impl Fleet {
     /// Finds the proxy and the upstream of connections. Those of a proxy that is no longer configured get one
     /// that takes in nobody and drains.
-    pub(super) fn adopt(&mut self, connections: Vec<Adopted>) {
+    pub(super) fn adopt(&mut self, connections: impl ExactSizeIterator<Item = Box<Adopted>>, names: &Names) {
         let mut roster = Roster::clone(&self.proxies());
+        let mut homes = HashMap::new();
+        self.adoptable.reserve_exact(connections.len());
         for adopted in connections {
-            let (name, upstream) = &adopted.names;
-            let known = roster.numbered().find(|(_, p)| p.config.name == *name).map(|(number, _)| number);
-            let index =
-                known.unwrap_or_else(|| roster.push(Arc::new(Proxy::departed(name, self.mailboxes.len()))));
-            let proxy = &roster[index];
-            let upstream = upstream.as_ref();
-            let upstream = upstream.and_then(|name| proxy.upstreams.iter().position(|u| u.name == *name));
-            proxy.active.fetch_add(1, Relaxed);
+            let number = adopted.record.proxy;
+            let home = homes.entry(number).or_insert_with(|| {
+                Home::find(&mut roster, names.get(usize::from(number)), self.mailboxes.len())
+            });
+            let upstream = home.upstreams.get(usize::from(adopted.record.upstream)).copied().flatten();
+            roster[home.proxy].active.fetch_add(1, Relaxed);
             self.active.fetch_add(1, Relaxed);
             self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
-            self.adoptable.push((adopted, index, upstream.map(|index| index as u16)));
+            self.adoptable.push((adopted, home.proxy, upstream));
         }
         self.roster = Mutex::new(Arc::new(roster));
     }
@@ -175,6 +177,24 @@ impl Fleet {
     /// What outlives the process, where there is a store.
     pub fn keeper(&self) -> Option<&Keeper> {
         self.keeper.as_deref()
+    }
+}
+
+/// What a proxy of the last incarnation is here.
+struct Home {
+    proxy: u16,
+    /// Its upstreams, as they were numbered; None: it is not configured any more.
+    upstreams: Vec<Option<u16>>,
+}
+
+impl Home {
+    fn find(roster: &mut Roster, known: Option<&(String, Vec<String>)>, workers: usize) -> Home {
+        let (name, upstreams) = known.map_or(("", &[][..]), |(name, upstreams)| (name, upstreams));
+        let here = roster.numbered().find(|(_, p)| p.config.name == *name).map(|(number, _)| number);
+        let proxy = here.unwrap_or_else(|| roster.push(Arc::new(Proxy::departed(name, workers))));
+        let now = &roster[proxy].upstreams;
+        let find = |name: &String| now.iter().position(|u| u.name == *name).map(|index| index as u16);
+        Home { proxy, upstreams: upstreams.iter().map(find).collect() }
     }
 }
 

@@ -85,8 +85,13 @@ impl Connection {
     }
 
     /// Puts one together again, under the proxy and the upstream that the configuration has now.
-    pub fn adopted(adopted: Adopted, proxy: u16, upstream: Option<u16>, pipes: &mut Pipes) -> Connection {
-        let Adopted { record, client, server, to_upstream, to_client, .. } = adopted;
+    pub fn adopted(
+        adopted: Box<Adopted>,
+        proxy: u16,
+        upstream: Option<u16>,
+        pipes: &mut Pipes,
+    ) -> Connection {
+        let Adopted { record, client, server, to_upstream, to_client } = *adopted;
         let flags = record.flags;
         let mut connection = Connection::new(record.id, client.fd, record.peer, proxy, record.opened);
         connection.connect_until = server.is_none().then_some(0);

@@ -14,22 +14,20 @@ mod lines;
 mod queue;
 
 use std::io::{self, IsTerminal};
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::stat::fstat;
 use slog::{Discard, Drain, Level, LevelFilter, Logger, Never, o};
-use slog_async::AsyncGuard;
 
 use journald::Journald;
 use lines::{Colour, Lines};
-use queue::{Counts, QueueEnd, QueueFront};
+use queue::{Counts, Entry, QueueEnd, QueueFront};
 
 /// How many records may wait for the log thread: room for an entry each when ten thousand
-/// connections are cut at once. The empty queue takes about 2 MB.
+/// connections are cut at once.
 pub const QUEUE: usize = 16_384;
 
 /// How long a log that is dropped without [`LogThread::flush`] is waited for.
@@ -55,13 +53,17 @@ where
     D: Drain<Ok = (), Err = Never> + Send + 'static,
 {
     let counts = Arc::new(Counts::default());
-    let (core, guard) = slog_async::AsyncCore::custom(QueueEnd::new(drain, counts.clone()))
-        .thread_name("log".into())
-        .chan_size(queue)
-        .build_with_guard();
-    let front = LevelFilter::new(QueueFront::new(core, counts.clone()), level);
-    let thread = LogThread { guard: Some(ManuallyDrop::new(guard)), stats: LogStats(counts) };
-    (Logger::root(front.fuse(), o!()), thread)
+    let (front, entries) = QueueFront::new(queue, counts.clone());
+    let (last, (done, ended)) = (front.sender(), mpsc::channel());
+    let end = QueueEnd::new(drain, counts.clone());
+    let run = move || {
+        end.write_all(&entries);
+        // Nobody waits for it any more if the bound has passed.
+        let _ = done.send(());
+    };
+    thread::Builder::new().name("log".into()).spawn(run).expect("a thread for the log");
+    let front = LevelFilter::new(front, level);
+    (Logger::root(front.fuse(), o!()), LogThread { last: Some(last), ended, stats: LogStats(counts) })
 }
 
 /// A log that goes nowhere, for callers that want none.
@@ -72,8 +74,8 @@ pub fn discard() -> Logger {
 /// The log thread's owner: ends it with [`flush`](Self::flush). Dropped without, it is waited for
 /// at most one second.
 pub struct LogThread {
-    // The guard's own drop joins the log thread without a bound: it only ever runs on a helper thread.
-    guard: Option<ManuallyDrop<AsyncGuard>>,
+    last: Option<Sender<Entry>>,
+    ended: Receiver<()>,
     stats: LogStats,
 }
 
@@ -90,14 +92,10 @@ impl LogThread {
     }
 
     fn end(&mut self, bound: Duration) -> bool {
-        let Some(guard) = self.guard.take() else { return true };
-        let (done, ended) = mpsc::channel();
-        let helper = thread::Builder::new().name("log-flush".into()).spawn(move || {
-            drop(ManuallyDrop::into_inner(guard));
-            // The receiver is gone if the bound passed: nobody is left to tell.
-            let _ = done.send(());
-        });
-        helper.is_ok() && ended.recv_timeout(bound).is_ok()
+        let Some(last) = self.last.take() else { return true };
+        // It fails only where the thread has ended already.
+        let _ = last.send(Entry::Last);
+        self.ended.recv_timeout(bound).is_ok()
     }
 }
 

@@ -6,10 +6,11 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use slog::{Drain, Level, Never, OwnedKVList, Record, b, o, record};
-use slog_async::AsyncCore;
+use slog_async::AsyncRecord;
 
 use crate::event::Event;
 
@@ -33,15 +34,30 @@ impl Counts {
     }
 }
 
+/// What goes through the queue.
+pub enum Entry {
+    Record(AsyncRecord),
+    /// Nothing after it is written.
+    Last,
+}
+
 /// Where records go in: drops and counts what finds no room.
 pub struct QueueFront {
-    core: AsyncCore,
+    entries: Sender<Entry>,
+    room: u64,
     counts: Arc<Counts>,
 }
 
 impl QueueFront {
-    pub fn new(core: AsyncCore, counts: Arc<Counts>) -> QueueFront {
-        QueueFront { core, counts }
+    /// A queue for `room` records. Its memory is taken as they come: an empty one has next to none.
+    pub fn new(room: usize, counts: Arc<Counts>) -> (QueueFront, Receiver<Entry>) {
+        let (entries, end) = channel();
+        (QueueFront { entries, room: room as u64, counts }, end)
+    }
+
+    /// For the entry that ends it.
+    pub fn sender(&self) -> Sender<Entry> {
+        self.entries.clone()
     }
 }
 
@@ -51,8 +67,10 @@ impl Drain for QueueFront {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         // Counted before it is sent, so that the end never sees more written than queued.
-        self.counts.queued.fetch_add(1, Relaxed);
-        if self.core.log(record, values).is_err() {
+        let before = self.counts.queued.fetch_add(1, Relaxed);
+        let has_room = before.saturating_sub(self.counts.written()) < self.room;
+        let entry = || Entry::Record(AsyncRecord::from(record, values));
+        if !has_room || self.entries.send(entry()).is_err() {
             self.counts.queued.fetch_sub(1, Relaxed);
             self.counts.dropped.fetch_add(1, Relaxed);
         }
@@ -71,6 +89,13 @@ pub struct QueueEnd<D> {
 impl<D: Drain<Ok = (), Err = Never>> QueueEnd<D> {
     pub fn new(drain: D, counts: Arc<Counts>) -> QueueEnd<D> {
         QueueEnd { drain, counts, reported: Cell::new((0, None)) }
+    }
+
+    /// Writes what comes until the queue is ended.
+    pub fn write_all(&self, entries: &Receiver<Entry>) {
+        while let Ok(Entry::Record(record)) = entries.recv() {
+            let Ok(()) = record.log_to(self);
+        }
     }
 
     fn report_dropped(&self) {
