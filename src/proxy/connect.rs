@@ -68,18 +68,19 @@ impl Worker {
             fault::pass("connect-begun");
             match watched {
                 Err(_) => return self.end(key, End::Failed),
-                Ok(()) if decided => return self.connected(key),
+                // What it sends is an event of its own: it is watched only since it is connected.
+                Ok(()) if decided => return self.connected(key, false),
                 Ok(()) => return self.arm(key, until),
             }
         }
     }
 
-    /// A pending connect became writable, or broke.
-    pub(super) fn connect_decided(&mut self, key: Key) {
+    /// A pending connect became writable, or broke; with something to read where `readable`.
+    pub(super) fn connect_decided(&mut self, key: Key, readable: bool) {
         let Some(connection) = self.connection(key) else { return };
         let Some(server) = &connection.server else { return };
         match socket::connect_result(server.as_fd()) {
-            Some(Ok(())) => self.connected(key),
+            Some(Ok(())) => self.connected(key, readable),
             Some(Err(errno)) => self.next_upstream(key, errno.desc()),
             None => {}
         }
@@ -115,20 +116,20 @@ impl Worker {
         self.connect(key);
     }
 
-    fn connected(&mut self, key: Key) {
+    fn connected(&mut self, key: Key, readable: bool) {
         let now = self.now;
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let proxy = &self.roster[connection.proxy];
         let (Some(server), Some(upstream)) = (&connection.server, connection.upstream) else { return };
-        let addresses = match connection.peer {
+        let addresses = || match connection.peer {
             Peer::Tcp(peer) => socket::local_address(connection.client.as_fd()).map(|local| (peer, local)),
             Peer::Unix(_) => None,
         };
         fault::pass("connect-decided");
         let greeted = match proxy.config.send_proxy {
             SendProxy::Off => Ok(()),
-            SendProxy::V1 => socket::send_whole(server.as_fd(), &proxy_protocol::v1(addresses)),
-            SendProxy::V2 => socket::send_whole(server.as_fd(), &proxy_protocol::v2(addresses)),
+            SendProxy::V1 => socket::send_whole(server.as_fd(), &proxy_protocol::v1(addresses())),
+            SendProxy::V2 => socket::send_whole(server.as_fd(), &proxy_protocol::v2(addresses())),
         };
         fault::pass("connect-greeted");
         if let Err(errno) = greeted {
@@ -138,9 +139,11 @@ impl Worker {
         connection.last = now;
         let took = connection.connect_began.until(Tick::now());
         proxy.counters[self.index].connects.add_connect(took);
-        // Edges of the time before are gone: both ends count as ready until they say EAGAIN.
+        // Its event was this one: it counts as ready for what that said until it says EAGAIN.
         connection.to_upstream.flow.sink_ready();
-        connection.to_client.flow.source_ready();
+        if readable {
+            connection.to_client.flow.source_ready();
+        }
         let shared = &proxy.upstreams[usize::from(upstream)];
         debug!(self.log, "connected {} to {}", connection.peer, shared.name; Event::ConnectionOpened,
             "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),

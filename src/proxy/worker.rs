@@ -287,7 +287,7 @@ impl Worker {
         };
         if side == Side::Server && connection.connect_until.is_some() {
             return if writable {
-                self.connect_decided(key)
+                self.connect_decided(key, readable)
             };
         }
         let is_unix = match side {

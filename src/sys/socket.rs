@@ -232,11 +232,9 @@ pub fn take_error(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 /// How a connect has ended; None while it is pending. An event alone does not say that it has: it may be of a
 /// socket that was closed in the same turn, and then SO_ERROR is 0.
 pub fn connect_result(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
-    if let Err(errno) = take_error(fd) {
-        return Some(Err(errno));
-    }
     match getpeername::<SockaddrStorage>(fd.as_raw_fd()) {
-        Err(Errno::ENOTCONN) => None,
+        // It is pending, or it has failed.
+        Err(Errno::ENOTCONN) => take_error(fd).err().map(Err),
         _ => Some(Ok(())),
     }
 }
