@@ -17,6 +17,8 @@ use crate::server::{Addresses, Servers};
 pub enum Kind {
     Direct,
     Drained,
+    /// drained with one worker, where the others have more.
+    Single,
     /// Another build of drained, to judge a change by.
     Other,
     Haproxy,
@@ -25,8 +27,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Direct, Kind::Drained, Kind::Other, Kind::Haproxy, Kind::Nginx, Kind::Proxyd];
+    pub const ALL: [Kind; 7] =
+        [Kind::Direct, Kind::Drained, Kind::Single, Kind::Other, Kind::Haproxy, Kind::Nginx, Kind::Proxyd];
     /// Who drained is compared to.
     pub const PEERS: [Kind; 3] = [Kind::Haproxy, Kind::Nginx, Kind::Proxyd];
 
@@ -34,6 +36,7 @@ impl Kind {
         match self {
             Kind::Direct => "no proxy",
             Kind::Drained => "drained",
+            Kind::Single => "drained, one worker",
             Kind::Other => "the other drained",
             Kind::Haproxy => "haproxy",
             Kind::Nginx => "nginx",
@@ -43,7 +46,7 @@ impl Kind {
 
     /// So many workers are all that it can have.
     pub fn most_workers(self) -> usize {
-        if self == Kind::Proxyd { 1 } else { usize::MAX }
+        if matches!(self, Kind::Proxyd | Kind::Single) { 1 } else { usize::MAX }
     }
 
     /// Its program, and the argument that has it print its version.
@@ -51,7 +54,7 @@ impl Kind {
         match self {
             Kind::Direct => ("", ""),
             Kind::Other => (other, "--version"),
-            Kind::Drained => (env!("CARGO_BIN_EXE_drained"), "--version"),
+            Kind::Drained | Kind::Single => (env!("CARGO_BIN_EXE_drained"), "--version"),
             Kind::Haproxy => ("haproxy", "-v"),
             Kind::Nginx => ("nginx", "-v"),
             Kind::Proxyd => ("/lib/systemd/systemd-socket-proxyd", "--version"),
@@ -96,7 +99,10 @@ impl Contender {
             Kind::Proxyd => proxyd(&mut command, listen, upstream),
             _ => {
                 let config = directory.join("config");
-                fs::write(&config, fill(kind, workers, &directory, listen, upstream))?;
+                fs::write(
+                    &config,
+                    fill(kind, workers.min(kind.most_workers()), &directory, listen, upstream),
+                )?;
                 command.arg(kind.program(other).0).args(match kind {
                     Kind::Haproxy => &["-db", "-f"][..],
                     Kind::Nginx => &["-c"],

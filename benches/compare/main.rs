@@ -105,6 +105,7 @@ fn start(options: &Options, processor: Option<usize>, servers: &Servers) -> Vec<
     };
     let is_meant = |kind: &&Kind| match kind {
         Kind::Other => !options.other.is_empty(),
+        Kind::Single => options.workers > 1,
         kind => kind.most_workers() >= options.workers,
     };
     Kind::ALL.iter().filter(is_meant).filter_map(one).collect()

@@ -85,6 +85,7 @@ fn color(kind: Kind) -> RGBColor {
     match kind {
         Kind::Direct => RGBColor(140, 140, 140),
         Kind::Drained => RGBColor(200, 30, 30),
+        Kind::Single => RGBColor(150, 90, 30),
         Kind::Other => RGBColor(240, 150, 150),
         Kind::Haproxy => RGBColor(30, 90, 200),
         Kind::Nginx => RGBColor(20, 140, 60),

@@ -85,7 +85,7 @@ impl Figures {
 
     /// The report, as Markdown.
     pub fn report(&self, setting: &Setting) -> String {
-        let mut text = format!("{}{}", head(setting), self.summary());
+        let mut text = format!("{}{}{}", head(setting), self.summary(), self.scaling());
         for task in &self.tasks {
             let _ = write!(text, "\n### {} (`{}`)\n\n{}\n", task.title, task.name, task.unit.head());
             for kind in Kind::ALL {
@@ -121,6 +121,26 @@ impl Figures {
             let _ = writeln!(text, "| {} | {rate} | {p99} | {cost} |", task.title);
         }
         text
+    }
+
+    /// What more workers than one are good for, and how busy that keeps the machine; nothing where there is
+    /// one.
+    fn scaling(&self) -> String {
+        let mut text = "\n### drained with all workers to drained with one\n\n\
+            | | rate | CPU of the proxy for each | processors in use: all workers | one |\n|---|---|---|---|---|\n"
+            .to_owned();
+        let before = text.len();
+        for task in self.tasks.iter().filter(|task| !matches!(task.unit, Unit::Memory | Unit::Paced)) {
+            let of = |kind, which| Some(self.column(task, kind, which)?.median);
+            let ratio = |which| Some(of(Kind::Drained, which)? / of(Kind::Single, which)?);
+            let busy = |kind| of(kind, |m| m.rate * m.machine / 1e6);
+            let columns =
+                (ratio(|m| m.rate), ratio(|m| m.processes), busy(Kind::Drained), busy(Kind::Single));
+            if let (Some(rate), Some(cost), Some(all), Some(one)) = columns {
+                let _ = writeln!(text, "| {} | {rate:.2} | {cost:.2} | {all:.1} | {one:.1} |", task.title);
+            }
+        }
+        if text.len() == before { String::new() } else { text }
     }
 
     fn line(&self, task: &Task, kind: Kind) -> Option<String> {
