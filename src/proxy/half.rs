@@ -122,7 +122,8 @@ impl Half {
                         self.after_reading(place, n == 0);
                         self.flow.filled(n as u32);
                         // Each read that finds nothing costs as much as one that does.
-                        if n > 0 && self.leaves_nothing && self.has_room_after(n, means) {
+                        let is_all = || self.has_room_after(n, means) || socket::unread(source) == 0;
+                        if n > 0 && self.leaves_nothing && is_all() {
                             self.flow.source_blocked();
                         }
                     }
