@@ -128,7 +128,10 @@ impl Adopt {
         paths[0].parent().into_iter().for_each(|directory| _ = fs::remove_dir(directory));
         if self.root.is_none() {
             systemctl(["daemon-reload"])?;
-            systemctl(["stop", "--", &companion(unit)])?;
+            // That of a service which did not run since is not even loaded.
+            if show(&companion(unit), "ActiveState")? != "inactive" {
+                systemctl(["stop", "--", &companion(unit)])?;
+            }
         }
         Ok(format!("{unit} is no longer drained before it stops"))
     }

@@ -214,6 +214,11 @@ impl Container {
         })
     }
 
+    /// The host's number of the container's PID 1.
+    pub fn leader(&self) -> i32 {
+        self.leader
+    }
+
     /// The host's number of the unit's main process.
     pub fn host_pid(&self, unit: &str) -> i32 {
         let inside = self.show(unit, "MainPID");

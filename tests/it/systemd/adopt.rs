@@ -118,6 +118,12 @@ fn restarts_of_an_adopted_service_fail_no_client(release: Release) {
         ("inactive", "up")
     );
     assert_eq!(container.show("myapp", "Wants"), "");
+    // One that does not run is adopted too, and let go of again.
+    container.systemctl(["stop", "myapp"]);
+    container.run(adopt);
+    assert_eq!(container.show(BESIDE, "ActiveState"), "inactive");
+    container.run(["drainctl", "adopt", "myapp", "--undo"]);
+    assert_eq!(container.show(BESIDE, "LoadState"), "not-found");
     let none =
         container.output(["drainctl", "adopt", "none", "--proxy", "web", "--upstream", "127.0.0.1:8000"]);
     assert_eq!(none.status.code(), Some(65), "{none:?}");
