@@ -36,6 +36,11 @@ impl Message {
         (Message { lost: Some(lost.clone()), ..self }, lost)
     }
 
+    /// It is about file descriptors, and its place among the others that are has a meaning.
+    pub(super) fn is_about_fds(&self) -> bool {
+        !self.fds.is_empty() || self.text.starts_with("FDSTOREREMOVE=")
+    }
+
     /// Says that the message could not be sent, before its file descriptors are closed.
     pub(super) fn give_up(self) {
         if let Some(lost) = &self.lost {

@@ -1,7 +1,9 @@
 //! The queue between the callers and the notify thread.
 //!
 //! Invariant: messages leave in the order in which they were put in; the text of STATUS= is not in
-//! the queue but beside it, only the latest is kept. It knows no socket.
+//! the queue but beside it, only the latest is kept. While file descriptors can't be sent, the messages about
+//! them are set aside in their order, and the others pass: READY=1 and signs of life must arrive. It knows
+//! no socket.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,6 +47,10 @@ pub(super) struct Queue {
 
 struct Waiting {
     messages: VecDeque<Message>,
+    /// Messages about file descriptors that wait until the first of them can be sent.
+    aside: VecDeque<Message>,
+    /// When that is tried again.
+    aside_due: Instant,
     repeats: Vec<Repeat>,
     status: Option<String>,
     last_status: String,
@@ -59,6 +65,8 @@ impl Queue {
     pub(super) fn new() -> Queue {
         let waiting = Waiting {
             messages: VecDeque::new(),
+            aside: VecDeque::new(),
+            aside_due: Instant::now(),
             repeats: Vec::new(),
             status: None,
             last_status: String::new(),
@@ -141,11 +149,26 @@ impl Queue {
         }
     }
 
+    /// Sets aside, until then, a message whose file descriptors can't be sent, and all about file descriptors
+    /// that follow.
+    pub(super) fn set_aside(&self, message: Message, until: Instant) {
+        let mut waiting = self.lock();
+        waiting.aside.push_front(message);
+        waiting.aside_due = until;
+    }
+
+    #[cfg(test)]
+    pub(super) fn try_again(&self) {
+        self.lock().aside_due = Instant::now();
+    }
+
     /// Puts back at the head a message that the socket had no room for. A status that was overtaken
     /// meanwhile is dropped.
     pub(super) fn put_back(&self, message: Message) {
         let mut waiting = self.lock();
         match &message.status {
+            // Where some are set aside, it was the first of them.
+            None if message.is_about_fds() && !waiting.aside.is_empty() => waiting.aside.push_front(message),
             None => waiting.messages.push_front(message),
             Some(text) if waiting.status.is_none() && waiting.last_status == *text => {
                 waiting.status = message.status
@@ -161,7 +184,7 @@ impl Queue {
 
 impl Waiting {
     fn is_sent(&self) -> bool {
-        self.messages.is_empty() && self.status.is_none() && !self.busy
+        self.messages.is_empty() && self.aside.is_empty() && self.status.is_none() && !self.busy
     }
 
     fn take(&mut self, now: Instant, retry: Option<Instant>) -> Option<Next> {
@@ -171,8 +194,16 @@ impl Waiting {
         if retry.is_some_and(|at| at > now) {
             return None;
         }
-        if let Some(message) = self.messages.pop_front() {
+        if self.aside_due <= now
+            && let Some(message) = self.aside.pop_front()
+        {
             return Some(Next::Send(message));
+        }
+        while let Some(message) = self.messages.pop_front() {
+            match message.is_about_fds() && !self.aside.is_empty() {
+                true => self.aside.push_back(message),
+                false => return Some(Next::Send(message)),
+            }
         }
         if self.status_due > now && self.flushing == 0 {
             return None;
@@ -186,11 +217,12 @@ impl Waiting {
     /// When something is due that is not due yet.
     fn due(&self, retry: Option<Instant>) -> Option<Instant> {
         let repeat = self.repeats.iter().map(|r| r.next).min();
+        let aside = (!self.aside.is_empty()).then(|| retry.max(Some(self.aside_due))).flatten();
         let send = match (self.messages.is_empty(), &self.status) {
             (false, _) => retry,
             (true, Some(_)) => retry.max(Some(self.status_due)),
             (true, None) => None,
         };
-        repeat.into_iter().chain(send).min()
+        repeat.into_iter().chain(send).chain(aside).min()
     }
 }

@@ -21,6 +21,9 @@ pub(super) struct Socket {
 pub(super) enum SendError {
     /// The receiver's queue or the kernel's buffers are full: try again.
     Full,
+    /// The user has too many file descriptors in flight for those of the message: try again later. What has
+    /// none can be sent.
+    Crowded,
     /// It can't be sent, and why.
     Broken(String),
 }
@@ -44,8 +47,8 @@ impl Socket {
             return match sendmsg(socket.as_raw_fd(), &text, control, flags, Some(address)) {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
-                // ETOOMANYREFS: the user has too many file descriptors in flight, for now.
-                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ETOOMANYREFS) => Err(SendError::Full),
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(SendError::Full),
+                Err(Errno::ETOOMANYREFS) => Err(SendError::Crowded),
                 Err(e) => Err(SendError::Broken(format!("{address}: {}", e.desc()))),
             };
         }

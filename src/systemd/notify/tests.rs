@@ -220,3 +220,38 @@ fn without_a_service_manager_nothing_waits() {
     assert!(notifier.flush(Duration::ZERO));
     assert!(notifier.barrier(Duration::ZERO).is_ok());
 }
+
+/// The next message of the queue that is to be sent now.
+fn next(queue: &Queue) -> Message {
+    match queue.next(None) {
+        queue::Next::Send(message) => message,
+        queue::Next::Ask(_) => unreachable!("nobody asks"),
+    }
+}
+
+#[test]
+fn what_has_no_file_descriptors_passes_those_that_cannot_be_sent() {
+    let queue = Queue::new();
+    let with_fd = |text: &str| Message::new(text.into()).with_fds(vec![std::io::pipe().unwrap().0.into()]);
+    queue.push(with_fd("FDSTORE=1\nFDNAME=a\n"));
+    queue.push(Message::new("FDSTOREREMOVE=1\nFDNAME=a\n".into()));
+    queue.push(Message::new("READY=1\n".into()));
+    queue.push(with_fd("FDSTORE=1\nFDNAME=b\n"));
+    queue.push(Message::new("WATCHDOG=1\n".into()));
+    let stuck = next(&queue);
+    queue.set_aside(stuck, Instant::now() + Duration::from_secs(3600));
+    assert_eq!([next(&queue).text, next(&queue).text], ["READY=1\n", "WATCHDOG=1\n"]);
+    assert!(!queue.flush(Duration::ZERO), "three messages wait");
+    queue.push(with_fd("BARRIER=1\n"));
+    queue.push(Message::new("WATCHDOG=1\n".into()));
+    assert_eq!(next(&queue).text, "WATCHDOG=1\n");
+    // Tried again, it may be refused again, or find the socket full.
+    queue.try_again();
+    let stuck = next(&queue);
+    queue.set_aside(stuck, Instant::now());
+    let stuck = next(&queue);
+    queue.put_back(stuck);
+    let order: Vec<_> = (0..4).map(|_| next(&queue).text.replace('\n', " ")).collect();
+    let all = ["FDSTORE=1 FDNAME=a ", "FDSTOREREMOVE=1 FDNAME=a ", "FDSTORE=1 FDNAME=b ", "BARRIER=1 "];
+    assert_eq!(order, all);
+}
