@@ -79,7 +79,7 @@ impl Options {
                 let status = client::status(&self.socket)?;
                 super::say(match self.json {
                     true => paint::printable_json(status.to_json()),
-                    false => control::screen::render(&status, Paint::for_stdout()),
+                    false => control::screen::render(&status, Paint::for_stdout(), paint::width_of_stdout()),
                 });
                 Ok(())
             }

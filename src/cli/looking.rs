@@ -64,7 +64,7 @@ impl Connections {
         if json {
             print_lines(&listing);
         } else {
-            super::say(listing::render(&listing, Paint::for_stdout()));
+            super::say(listing::render(&listing, Paint::for_stdout(), paint::width_of_stdout()));
         }
         for note in listing::notes(&listing) {
             super::complain(format_args!("drainctl: {note}"));

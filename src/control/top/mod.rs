@@ -6,7 +6,6 @@
 
 mod asking;
 mod model;
-mod table;
 #[cfg(test)]
 mod tests;
 mod view;

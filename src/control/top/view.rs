@@ -9,11 +9,12 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use super::model::{Mode, Rate, Top};
-use super::table::{Cell, Column, Shape};
 use crate::control::connections::{Doing, Row};
 use crate::control::paint::{Tone, printable};
-use crate::control::screen::{age, bytes, counted, tone, upstream_tone};
+use crate::control::screen::{tone, upstream_tone};
 use crate::control::status::{ProxyStatus, Status};
+use crate::control::table::{Cell, Column, Shape};
+use crate::control::words::{bytes, counted, time};
 
 /// Lines that are not the proxies': two at the top, three of the connections with some rows, the keys.
 const OTHER_LINES: usize = 11;
@@ -95,7 +96,7 @@ pub fn draw(frame: &mut Frame<'_>, top: &mut Top, has_colours: bool) {
 
 fn head(page: &mut Page<'_>, top: &Top) {
     let Some(status) = &top.status else { return };
-    let uptime = age(Duration::from_secs(status.uptime_s));
+    let uptime = time(Duration::from_secs(status.uptime_s));
     let version = printable(&status.version);
     page.line(vec![
         page.toned(format!("drained {version}"), Some(Tone::Strong)),
@@ -230,8 +231,8 @@ fn connection_row(row: &Row) -> Vec<Cell> {
         printable(&row.proxy).into_owned().into(),
         printable(&row.protocol).into_owned().into(),
         Cell { text: row.state.word().to_owned(), tone },
-        age(Duration::from_millis(row.age_ms)).into(),
-        age(Duration::from_millis(row.idle_ms)).into(),
+        time(Duration::from_millis(row.age_ms)).into(),
+        time(Duration::from_millis(row.idle_ms)).into(),
         bytes(row.bytes.to_upstream).into(),
         bytes(row.bytes.to_client).into(),
     ]

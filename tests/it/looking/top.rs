@@ -245,3 +245,20 @@ fn no_colours_where_nobody_wants_them() {
         assert_eq!(status.has_colours(), coloured, "{environment:?}");
     }
 }
+
+#[test]
+fn status_and_connections_are_as_wide_as_the_terminal() {
+    let stage = Stage::new();
+    let socket = stage.scratch.path("control.sock");
+    let socket = socket.to_str().unwrap();
+    for (command, beneath) in [("status", "to upstream 0 B, to client 0 B"), ("connections", "proxy proxy-0")]
+    {
+        for (width, is_wide) in [(80, false), (132, true)] {
+            let terminal = Terminal::start(&[DRAINCTL, "--socket", socket, command], &[], (width, 24));
+            let text = terminal.wait("the table", |text| {
+                text.contains("STATE") && text.ends_with('\n') || text.contains("tcp")
+            });
+            assert_eq!(text.contains(beneath), !is_wide, "{command} at {width}:\n{text}");
+        }
+    }
+}
