@@ -6,6 +6,7 @@
 
 mod asking;
 mod model;
+mod page;
 #[cfg(test)]
 mod tests;
 mod view;
