@@ -79,6 +79,18 @@ pub fn wrap<'a>(pieces: impl IntoIterator<Item = &'a str>, width: usize) -> Vec<
     lines
 }
 
+/// `text` in at most `width` characters: of one that is longer the beginning and the end.
+pub fn shorten(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    let end = width.saturating_sub(1) / 2;
+    let begin = width.saturating_sub(1) - end;
+    let (first, last) = (text.chars().take(begin), text.chars().skip(length - end));
+    first.chain((width > 0).then_some('…')).chain(last).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +125,14 @@ mod tests {
             ("0s".into(), "1s".into(), "1h".into())
         );
         assert_eq!((counted(1, "proxy"), counted(2, "proxy")), ("1 proxy".into(), "2 proxies".into()));
+    }
+
+    #[test]
+    fn of_a_long_text_both_ends_are_seen() {
+        for (width, text) in [(9, "/run/größ"), (8, "/run…röß"), (5, "/r…öß"), (2, "/…"), (1, "…"), (0, "")]
+        {
+            assert_eq!(shorten("/run/größ", width), text);
+        }
     }
 
     #[test]

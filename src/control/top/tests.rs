@@ -305,6 +305,27 @@ fn what_is_old_is_dim_and_why_is_told_in_whole() {
 }
 
 #[test]
+fn long_names_and_addresses_push_out_nothing() {
+    let mut top = Top::default();
+    let mut told = told(Instant::now(), 1, 0, &[1]);
+    let (path, v6) =
+        (format!("unix:/{}.sock", "x".repeat(102)), "[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
+    told.status.proxies = [("n".repeat(64), proxy(0, 0, &path)), ("web".to_owned(), proxy(0, 0, v6))].into();
+    told.listing.connections = [row(1, &path), row(2, v6)].into();
+    top.told(told);
+    let shown = lines(&drawn(&mut top, (80, 24), false)).join("\n");
+    for word in ["ACTIVE", "xxx.sock  up", "6666]:65535", "AGE", "1m 1s", "…nnn", "up    1 connection\n"] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    let narrow = lines(&drawn(&mut top, (40, 20), false)).join("\n");
+    for word in ["running  up 1m 1s", "192.0.2.7:1 ", "AGE  IDLE\n", ".sock  up", "down\n"] {
+        assert!(narrow.contains(word), "{word}: {narrow}");
+    }
+    let wide = lines(&drawn(&mut top, (240, 60), false)).join("\n");
+    assert!(wide.contains(&path), "{wide}");
+}
+
+#[test]
 fn many_proxies_leave_room_for_the_connections() {
     let mut top = Top::default();
     let mut told = told(Instant::now(), 1, 0, &[1, 2, 3]);

@@ -11,12 +11,15 @@ use super::page::Page;
 use crate::control::connections::{Doing, Row};
 use crate::control::paint::{Tone, printable};
 use crate::control::screen::{tone, upstream_tone};
-use crate::control::status::{ProxyStatus, Status};
+use crate::control::status::{ProxyStatus, Status, UpstreamStatus};
 use crate::control::table::{Cell, Column, Shape};
-use crate::control::words::{bytes, counted, time, wrap};
+use crate::control::words::{bytes, counted, shorten, time, wrap};
 
 /// Lines that are not the proxies': two at the top, three of the connections with some rows, the keys.
 const OTHER_LINES: usize = 11;
+
+/// Names and addresses are never shortened to less: an IPv4 address with its port.
+const SHORTEST_TEXT: usize = 21;
 
 /// The second one where there is no room for the first.
 const KEYS: [&str; 2] =
@@ -72,12 +75,12 @@ const OF_PROXIES: [Column; 10] = [
 
 const OF_CONNECTIONS: [Column; 9] = [
     column("CLIENT", false, 0),
-    column("UPSTREAM", false, 2),
+    column("UPSTREAM", false, 4),
     column("PROXY", false, 7),
     column("PROTOCOL", false, 8),
     column("STATE", false, 1),
-    column("AGE", true, 3),
-    column("IDLE", true, 4),
+    column("AGE", true, 2),
+    column("IDLE", true, 3),
     column("TO UPSTREAM", true, 6),
     column("TO CLIENT", true, 5),
 ];
@@ -116,16 +119,20 @@ pub fn draw(frame: &mut Frame<'_>, top: &mut Top, has_colours: bool) {
 
 fn head(page: &mut Page<'_>, top: &Top) {
     let Some(status) = &top.status else { return };
-    let uptime = time(Duration::from_secs(status.uptime_s));
-    let version = printable(&status.version);
+    let name = format!("drained {}", printable(&status.version));
+    let state = match &top.gone {
+        Some(_) => ("no answer", Tone::Bad),
+        None => (status.state.word(), tone(status.state)),
+    };
+    let up = format!("  up {}", time(Duration::from_secs(status.uptime_s)));
+    let more = [format!("{up}  pid {}", status.pid), up, String::new()];
+    let room = usize::from(page.area.width).saturating_sub(name.chars().count() + 2 + state.0.len());
+    let more = first_in(more, room);
     page.line(vec![
-        page.toned(format!("drained {version}"), Some(Tone::Strong)),
+        page.toned(name, Some(Tone::Strong)),
         Span::raw("  "),
-        match &top.gone {
-            Some(_) => page.toned("no answer".to_owned(), Some(Tone::Bad)),
-            None => page.toned(status.state.word().to_owned(), Some(tone(status.state))),
-        },
-        Span::raw(format!("  up {uptime}  pid {}", status.pid)),
+        page.toned(state.0.to_owned(), Some(state.1)),
+        Span::raw(more),
     ]);
     if let Some(why) = &top.gone {
         let why = format!("Asked again each second: {why}");
@@ -142,12 +149,22 @@ fn head(page: &mut Page<'_>, top: &Top) {
         None => active,
         Some(Rate { accepted, to_upstream, to_client }) => {
             let (up, down) = (a_second(to_upstream), a_second(to_client));
-            let long = format!("{active}  {accepted:.1} new/s  to upstreams {up}/s  to clients {down}/s");
-            let is_wide = long.chars().count() <= usize::from(page.area.width);
-            if is_wide { long } else { format!("{active}  {accepted:.1}/s  {up}/s  {down}/s") }
+            let texts = [
+                format!("{active}  {accepted:.1} new/s  to upstreams {up}/s  to clients {down}/s"),
+                format!("{active}  {accepted:.1}/s  {up}/s  {down}/s"),
+                format!("{accepted:.1} new/s  {up}/s  {down}/s"),
+                active,
+            ];
+            first_in(texts, usize::from(page.area.width))
         }
     };
     page.line(vec![Span::raw(text)]);
+}
+
+/// The first of the texts that goes into so many columns, or the last.
+fn first_in<const N: usize>(texts: [String; N], width: usize) -> String {
+    let fits = |text: &&String| text.chars().count() <= width;
+    texts.iter().find(fits).or(texts.last()).cloned().unwrap_or_default()
 }
 
 fn a_second(rate: f64) -> String {
@@ -156,19 +173,29 @@ fn a_second(rate: f64) -> String {
 
 /// In at most `room` lines.
 fn proxies(page: &mut Page<'_>, status: &Status, top: &Top, room: usize) {
-    let rows: Vec<Vec<Cell>> =
-        status.proxies.iter().map(|(name, proxy)| proxy_row(name, proxy, top)).collect();
-    let shape = Shape::of(&OF_PROXIES, &rows, usize::from(page.area.width));
+    let all_wide = usize::from(page.area.width);
+    let longest_name = SHORTEST_TEXT.max(all_wide / 4);
+    let rows: Vec<Vec<Cell>> = status
+        .proxies
+        .iter()
+        .map(|(name, proxy)| proxy_row(&shorten(&printable(name), longest_name), name, proxy, top))
+        .collect();
+    let shape = Shape::of(&OF_PROXIES, &rows, all_wide);
     page.head(shape.head(&OF_PROXIES));
-    let addresses = status.proxies.values().flat_map(|proxy| &proxy.upstreams);
-    let width = addresses.map(|u| printable(&u.address).chars().count()).max().unwrap_or_default();
-    let words = status.proxies.values().flat_map(|proxy| &proxy.upstreams).map(|u| u.state.word().len());
-    let wide = words.max().unwrap_or_default();
+    let upstreams = || status.proxies.values().flat_map(|proxy| &proxy.upstreams);
+    let wide = upstreams().map(|u| u.state.word().len()).max().unwrap_or_default();
+    let connections =
+        upstreams().map(|u| counted(u.connections, "connection").len()).max().unwrap_or_default();
+    // Whether it is up is seen in any case.
+    let beside = all_wide.saturating_sub(6 + wide + connections);
+    let longest = if beside >= SHORTEST_TEXT { beside } else { all_wide.saturating_sub(4 + wide) };
+    let shown = |u: &UpstreamStatus| shorten(&printable(&u.address), longest);
+    let width = upstreams().map(|u| shown(u).chars().count()).max().unwrap_or_default();
     let mut lines: Vec<Vec<Span<'static>>> = Vec::new();
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
         lines.push(page.cells(shape.line(&OF_PROXIES, row)));
         lines.extend(proxy.upstreams.iter().map(|upstream| {
-            let address = printable(&upstream.address);
+            let address = shown(upstream);
             let state =
                 page.toned(format!("{:wide$}", upstream.state.word()), Some(upstream_tone(upstream.state)));
             let connections = counted(upstream.connections, "connection");
@@ -185,13 +212,14 @@ fn proxies(page: &mut Page<'_>, status: &Status, top: &Top, room: usize) {
     }
 }
 
-fn proxy_row(name: &str, proxy: &ProxyStatus, top: &Top) -> Vec<Cell> {
+/// `shown` is the name as far as there is room.
+fn proxy_row(shown: &str, name: &str, proxy: &ProxyStatus, top: &Top) -> Vec<Cell> {
     let rate = top.rates.as_ref().and_then(|rates| rates.get(name));
     let of_rate = |show: fn(&Rate) -> String| Cell::from(rate.map_or("-".to_owned(), show));
     let count = &proxy.connections;
     let bad = |n: u64| Cell { text: n.to_string(), tone: (n > 0).then_some(Tone::Bad) };
     vec![
-        printable(name).into_owned().into(),
+        shown.to_owned().into(),
         Cell { text: proxy.state.word().to_owned(), tone: Some(tone(proxy.state)) },
         count.active.to_string().into(),
         of_rate(|rate| format!("{:.1}", rate.accepted)),
@@ -211,7 +239,9 @@ fn connections(page: &mut Page<'_>, top: &mut Top) {
         page.blank();
     }
     page.line(title(page, top));
-    let rows: Vec<Vec<Cell>> = top.listing.connections.iter().map(connection_row).collect();
+    let longest = SHORTEST_TEXT.max(usize::from(page.area.width) / 3);
+    let rows: Vec<Vec<Cell>> =
+        top.listing.connections.iter().map(|row| connection_row(row, longest)).collect();
     let shape = Shape::of(&OF_CONNECTIONS, &rows, usize::from(page.area.width));
     if page.left() > 2 {
         page.head(shape.head(&OF_CONNECTIONS));
@@ -244,16 +274,17 @@ fn title(page: &Page<'_>, top: &Top) -> Vec<Span<'static>> {
     line
 }
 
-fn connection_row(row: &Row) -> Vec<Cell> {
+/// With names and addresses of at most so many characters.
+fn connection_row(row: &Row, longest: usize) -> Vec<Cell> {
     let tone = match row.state {
         Doing::Active | Doing::SendingToUpstream | Doing::SendingToClient => Some(Tone::Good),
         Doing::Held | Doing::Connecting | Doing::Closing => Some(Tone::Warning),
         Doing::WaitingForUpstream | Doing::HalfClosed | Doing::Quiet => None,
     };
     vec![
-        printable(&row.client).into_owned().into(),
-        printable(row.upstream.as_deref().unwrap_or("-")).into_owned().into(),
-        printable(&row.proxy).into_owned().into(),
+        shorten(&printable(&row.client), longest).into(),
+        shorten(&printable(row.upstream.as_deref().unwrap_or("-")), longest).into(),
+        shorten(&printable(&row.proxy), longest).into(),
         printable(&row.protocol).into_owned().into(),
         Cell { text: row.state.word().to_owned(), tone },
         time(Duration::from_millis(row.age_ms)).into(),
