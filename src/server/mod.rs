@@ -155,8 +155,10 @@ impl Server {
     /// # Errors
     /// Where the address is in use, or the system refuses: exit 71.
     pub fn bind(name: &'static str, address: &Address, shown: &str) -> Result<Server> {
-        let listener = sys_socket::listen_on(address)
-            .map_err(|e| Error::system(format!("cannot listen on the {name} address {shown}"), e))?;
+        let listener = sys_socket::listen_on(address).map_err(|e| {
+            let hint = sys_socket::hint(e);
+            Error::system(format!("cannot listen on the {name} address {shown}{hint}"), e)
+        })?;
         Ok(Server { name, listener, patience: PATIENCE, wake: Wake::new(name)?, _file: None })
     }
 
