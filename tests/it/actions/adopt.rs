@@ -124,7 +124,7 @@ fn systemd_takes_the_files() {
     verify.arg(format!("--root={}", root.display())).args(["verify", "--man=no", "--recursive-errors=no"]);
     verify.args(["app@1.service", "drained-before-app@1.service"]);
     let Ok(output) = verify.output() else {
-        println!("left out: no systemd-analyze on this machine");
+        crate::support::left_out("no systemd-analyze on this machine");
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr);
@@ -138,10 +138,15 @@ fn json_is_printed_where_it_is_asked_for() {
     let root = scratch.path("");
     let json = |words: &[&str]| -> serde_json::Value {
         let ended = adopt(&root, words);
-        assert_eq!((ended.code, ended.err.as_str(), ended.out.lines().count()), (Some(0), "", 1), "{ended:?}");
+        assert_eq!(
+            (ended.code, ended.err.as_str(), ended.out.lines().count()),
+            (Some(0), "", 1),
+            "{ended:?}"
+        );
         serde_json::from_str(&ended.out).unwrap()
     };
-    let [would, does] = [&["--json", "--dry-run"][..], &["--json"]].map(|more| json(&[&MYAPP[..], more].concat()));
+    let [would, does] =
+        [&["--json", "--dry-run"][..], &["--json"]].map(|more| json(&[&MYAPP[..], more].concat()));
     assert_eq!((&would["unit"], &would["adopted"]), (&"myapp.service".into(), &true.into()));
     assert_eq!((&would["dry_run"], &does["dry_run"]), (&true.into(), &false.into()));
     assert_eq!(would["files"], does["files"]);

@@ -26,7 +26,7 @@ fn stranger(drained: &Drained, words: &[&str]) -> super::Ended {
 #[test]
 fn the_group_may_look_and_only_root_and_the_user_of_drained_may_change() {
     if !geteuid().is_root() {
-        println!("left out: only root can become somebody else");
+        crate::support::left_out("only root can become somebody else");
         return;
     }
     let upstream = Listener::new();
@@ -61,7 +61,7 @@ fn the_group_may_look_and_only_root_and_the_user_of_drained_may_change() {
 #[test]
 fn the_user_of_drained_may_change() {
     if !geteuid().is_root() {
-        println!("left out: only root can become somebody else");
+        crate::support::left_out("only root can become somebody else");
         return;
     }
     let upstream = Listener::new();

@@ -11,7 +11,7 @@ use nix::poll::PollFlags;
 use super::{address, ask, figures, get, proxy, setup};
 use crate::control::discard;
 use crate::support::SOON;
-use crate::support::drained::pair;
+use crate::support::drained::{Setup, pair};
 use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, reset, talk, try_connect, wait};
 use crate::support::steady::steady;
 
@@ -220,4 +220,15 @@ fn a_crowd_of_strangers_does_not_touch_the_daemon() {
     drop(held);
     drained.stop();
     drop(crowd);
+}
+
+#[test]
+fn an_address_in_use_is_told_with_what_to_look_for() {
+    let taken = Listener::new();
+    let config = format!("metrics = {:?}\n{}", taken.address, proxy(&["127.0.0.1:1"], ""));
+    let end = Setup::new(&config).spawn().wait_end();
+    assert_eq!(end.code, Some(71));
+    let line =
+        format!("cannot listen on the metrics address {} (another program listens there): ", taken.address);
+    assert_eq!(end.count(&line), 1, "{:#?}", end.lines);
 }
