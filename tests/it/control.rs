@@ -290,7 +290,10 @@ fn only_a_dead_socket_is_replaced() {
     assert!(refused(&file).contains("is no socket"));
     assert_eq!(fs::read(&file).expect("is there"), b"precious");
 
-    assert!(refused(&scratch.path("none/control.sock")).contains("none/control.sock (its directory does not exist): "));
+    assert!(
+        refused(&scratch.path("none/control.sock"))
+            .contains("none/control.sock (its directory does not exist): ")
+    );
 }
 
 /// Connections until the backlog is full.

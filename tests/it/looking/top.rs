@@ -153,6 +153,18 @@ fn every_way_out_restores_the_terminal() {
 }
 
 #[test]
+fn it_ends_with_its_terminal_whatever_becomes_of_the_signal() {
+    let stage = Stage::new();
+    assert_eq!(stage.top().hang_up("?").signal(), Some(Signal::SIGHUP as i32));
+    let socket = stage.scratch.path("control.sock");
+    let script = "trap '' HUP; exec \"$0\" \"$@\"";
+    let command = ["sh", "-c", script, DRAINCTL, "--socket", socket.to_str().unwrap(), "top"];
+    let deaf = Terminal::start(&command, &[], (80, 24));
+    deaf.wait("the first screen", |text| text.contains("2 connections by age"));
+    assert_ne!(deaf.hang_up("?").code(), Some(0));
+}
+
+#[test]
 #[cfg(debug_assertions)]
 fn a_panic_is_told_on_a_restored_terminal() {
     let stage = Stage::new();
