@@ -26,7 +26,7 @@ end
 
 complete -c drainctl -n "__fish_drainctl_needs_command" -l socket -d 'The control socket of the daemon' -r -F
 complete -c drainctl -n "__fish_drainctl_needs_command" -l json -d 'Print the answer as JSON: one line, for connections a line each'
-complete -c drainctl -n "__fish_drainctl_needs_command" -s h -l help -d 'Print help'
+complete -c drainctl -n "__fish_drainctl_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c drainctl -n "__fish_drainctl_needs_command" -s V -l version -d 'Print version'
 complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "status" -d 'Show the daemon, its proxies and their connections'
 complete -c drainctl -n "__fish_drainctl_needs_command" -f -a "connections" -d 'List the connections'
@@ -42,7 +42,7 @@ complete -c drainctl -n "__fish_drainctl_using_subcommand status" -l json -d 'Pr
 complete -c drainctl -n "__fish_drainctl_using_subcommand status" -s h -l help -d 'Print help'
 complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l upstream -d 'Only those to this upstream, as the configuration writes it' -r
 complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l client -d 'Only those of this client: an address, with or without a port, a network (192.0.2.0/24), or unix' -r
-complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l state -d 'Only those in this state' -r -f -a "held\t''
+complete -c drainctl -n "__fish_drainctl_using_subcommand connections" -l state -d 'Only those in this state: held, connecting, sending-to-upstream, sending-to-client, waiting-for-upstream, half-closed, active, quiet, closing' -r -f -a "held\t''
 connecting\t''
 sending-to-upstream\t''
 sending-to-client\t''

@@ -12,6 +12,7 @@ use crate::control::by_hand::{ByHand, UpstreamDrain};
 use crate::control::client;
 use crate::control::protocol::Call;
 use crate::control::status::UpstreamState;
+use crate::control::words::{counted, time_left};
 use crate::{Error, Exit, Result};
 
 /// How often the daemon is asked how far it is: first, and at the most.
@@ -94,7 +95,7 @@ impl Drain {
             let (left, away) = (answer.left(), answer.drains().map(|d| d.left_ms).max().unwrap_or(0));
             let over = away == 0 && since.elapsed() > GRACE;
             let done = is_drained(answer) || is_resumed(answer) || over;
-            let progress = format!("{} left, cut in {}", connections(left), seconds(away));
+            let progress = format!("{} left, cut in {}", connections(left), time_left(away));
             (done, if away > 0 { progress } else { format!("{} left", connections(left)) })
         })?;
         answer.changed = changed;
@@ -132,7 +133,8 @@ impl Resume {
             let patience = Waiting::new(socket, Call::Progress { proxy, upstream }, "they are tried on");
             answer = patience.until(answer, |answer, since| {
                 let left = ms(self.timeout.saturating_sub(since.elapsed()));
-                let text = format!("{} held, waiting {} more", clients(answer.held), seconds(left));
+                let text =
+                    format!("{} held, waiting {} more", counted(answer.held, "client"), time_left(left));
                 (is_up(answer) || left == 0, text)
             })?;
             answer.changed = changed;
@@ -165,7 +167,7 @@ impl Hold {
         let proxy = &answer.proxy;
         let again = if answer.changed { "" } else { " on" };
         let until = answer.hold_ms.map_or(format!("until: drainctl resume {proxy}"), |left| {
-            format!("for {}, or until: drainctl resume {proxy}", seconds(left))
+            format!("for {}, or until: drainctl resume {proxy}", time_left(left))
         });
         Ok(format!("new clients of {proxy} are held{again} {until}"))
     }
@@ -254,7 +256,7 @@ fn named(answer: &ByHand) -> String {
 /// A line for each upstream: what the drain does, or that an earlier one does it.
 fn begun(answer: &ByHand) -> String {
     let line = |address: &str, left: u64, drain: &UpstreamDrain| {
-        let (left, time) = (connections(left), seconds(drain.left_ms));
+        let (left, time) = (connections(left), time_left(drain.left_ms));
         match (drain.begun, drain.left_ms) {
             (true, _) => format!("{address} of {} is being drained: {left}, cut in {time}", answer.proxy),
             (false, 1..) => {
@@ -269,16 +271,7 @@ fn begun(answer: &ByHand) -> String {
 }
 
 fn connections(n: u64) -> String {
-    format!("{n} connection{}", if n == 1 { "" } else { "s" })
-}
-
-fn clients(n: u64) -> String {
-    format!("{n} client{}", if n == 1 { "" } else { "s" })
-}
-
-/// Rounded up to whole seconds.
-fn seconds(ms: u64) -> String {
-    format!("{} s", ms.div_ceil(1_000))
+    counted(n, "connection")
 }
 
 #[cfg(test)]
@@ -292,7 +285,7 @@ mod tests {
 
     #[test]
     fn who_drains_second_is_told_of_the_first() {
-        let drain = UpstreamDrain { begun: true, began_with: 5, cut: 0, left_ms: 29_001 };
+        let drain = UpstreamDrain { begun: true, began_with: 5, cut: 0, left_ms: 3_599_001 };
         let upstreams = vec![
             upstream("127.0.0.1:1", UpstreamState::Draining, Some(drain)),
             upstream("127.0.0.1:2", UpstreamState::Draining, Some(UpstreamDrain { begun: false, ..drain })),
@@ -301,8 +294,8 @@ mod tests {
             ByHand { proxy: "web".into(), changed: true, holding: false, hold_ms: None, held: 0, upstreams };
         assert_eq!(
             begun(&answer),
-            "127.0.0.1:1 of web is being drained: 3 connections, cut in 30 s\n\
-             127.0.0.1:2 of web is being drained already: 3 connections, cut in 30 s"
+            "127.0.0.1:1 of web is being drained: 3 connections, cut in 1h\n\
+             127.0.0.1:2 of web is being drained already: 3 connections, cut in 1h"
         );
         assert_eq!(named(&answer), "web (2 upstreams)");
         assert!(!is_drained(&answer) && !is_resumed(&answer) && !is_up(&answer));

@@ -15,6 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
+use serde::{Serialize, Serializer};
 
 use super::actions::at_least_a_moment;
 use crate::config::render_duration;
@@ -67,33 +68,62 @@ pub(super) struct Adopt {
 }
 
 /// A file to write or to take away.
+#[derive(Serialize)]
 struct File {
+    #[serde(serialize_with = "shown")]
     path: PathBuf,
+    #[serde(skip_serializing_if = "String::is_empty")]
     content: String,
+}
+
+/// The fixed object of `drainctl --json adopt`: a later version may add fields, none is ever renamed.
+#[derive(Serialize)]
+struct Adopted<'a> {
+    /// Its full name.
+    unit: &'a str,
+    /// From now on it is; false: no longer.
+    adopted: bool,
+    /// Nothing was done: it would be so.
+    dry_run: bool,
+    /// Those that are written, with what stands in them, or taken away.
+    files: &'a [File],
+}
+
+impl Adopted<'_> {
+    /// One line, without the line's end.
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings always serialize")
+    }
 }
 
 impl Adopt {
     /// What to print.
-    pub fn run(&self, socket: &Path) -> Result<String> {
+    pub fn run(&self, socket: &Path, json: bool) -> Result<String> {
         let unit = unit_name(&self.unit)?;
         match self.undo {
-            true => self.undo(&unit),
-            false => self.write(&unit, socket),
+            true => self.undo(&unit, json),
+            false => self.write(&unit, socket, json),
         }
     }
 
-    fn write(&self, unit: &str, socket: &Path) -> Result<String> {
+    fn write(&self, unit: &str, socket: &Path, json: bool) -> Result<String> {
         let files = self.files(unit, socket)?;
         self.look_for(unit)?;
         self.look_for_upstream(socket)?;
         let shown: Vec<_> =
             files.iter().map(|file| format!("# {}\n{}", file.path.display(), file.content)).collect();
         let shown = shown.join("\n");
+        let done = Adopted { unit, adopted: true, dry_run: self.dry_run, files: &files };
         if self.dry_run {
-            return Ok(shown.trim_end().to_string());
+            return Ok(if json { done.to_json() } else { shown.trim_end().to_string() });
         }
         files.iter().try_for_each(|file| is_ours_or_none(&file.path))?;
-        super::say(&shown);
+        if !json {
+            super::say(&shown);
+        } else if self.asks() {
+            // What is asked about must be seen, and standard output is for programs.
+            super::complain(&shown);
+        }
         self.ask()?;
         files.iter().try_for_each(write)?;
         if self.root.is_none() {
@@ -103,11 +133,14 @@ impl Adopt {
                 systemctl(["start", "--", &companion(unit)])?;
             }
         }
+        if json {
+            return Ok(done.to_json());
+        }
         Ok(format!("from now on {unit} is drained before it stops; to undo it: drainctl adopt {unit} --undo"))
     }
 
     /// Without its file the unit beside the service has no command left, so its stop drains nothing.
-    fn undo(&self, unit: &str) -> Result<String> {
+    fn undo(&self, unit: &str, json: bool) -> Result<String> {
         let paths = self.paths(unit);
         paths.iter().try_for_each(|path| is_ours_or_none(path))?;
         let there: Vec<_> = paths.iter().filter(|path| path.exists()).collect();
@@ -116,6 +149,12 @@ impl Adopt {
                 Exit::Refused,
                 format!("{unit} was not adopted: {} is not there", paths[0].display()),
             ));
+        }
+        let file = |path: &&PathBuf| File { path: (*path).clone(), content: String::new() };
+        let files: Vec<File> = there.iter().map(file).collect();
+        let done = Adopted { unit, adopted: false, dry_run: self.dry_run, files: &files };
+        if self.dry_run && json {
+            return Ok(done.to_json());
         }
         if self.dry_run {
             let names: Vec<_> = there.iter().map(|path| format!("would remove {}", path.display())).collect();
@@ -133,7 +172,7 @@ impl Adopt {
                 systemctl(["stop", "--", &companion(unit)])?;
             }
         }
-        Ok(format!("{unit} is no longer drained before it stops"))
+        Ok(if json { done.to_json() } else { format!("{unit} is no longer drained before it stops") })
     }
 
     fn paths(&self, unit: &str) -> [PathBuf; 2] {
@@ -229,8 +268,12 @@ impl Adopt {
         }
     }
 
+    fn asks(&self) -> bool {
+        !self.yes && self.root.is_none() && io::stdin().is_terminal()
+    }
+
     fn ask(&self) -> Result<()> {
-        if self.yes || self.root.is_some() || !io::stdin().is_terminal() {
+        if !self.asks() {
             return Ok(());
         }
         let mut stderr = io::stderr();
@@ -243,6 +286,10 @@ impl Adopt {
             _ => Err(Error::new(Exit::Refused, "nothing was written")),
         }
     }
+}
+
+fn shown<S: Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
 }
 
 /// The unit beside a service.

@@ -29,9 +29,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+const LONG_ABOUT: &str = "\
+Shows what a running drained does, and has it drain, hold and resume what is behind its proxies, over the control \
+socket of the daemon.";
+
 /// Asks a running drained.
 #[derive(Debug, Parser)]
-#[command(name = "drainctl", version, max_term_width = 100)]
+#[command(name = "drainctl", version, max_term_width = 100, long_about = LONG_ABOUT)]
 pub struct Options {
     /// The control socket of the daemon
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_SOCKET, global = true)]
@@ -79,7 +83,7 @@ impl Options {
                 let status = client::status(&self.socket)?;
                 super::say(match self.json {
                     true => paint::printable_json(status.to_json()),
-                    false => control::screen::render(&status, Paint::for_stdout()),
+                    false => control::screen::render(&status, Paint::for_stdout(), paint::width_of_stdout()),
                 });
                 Ok(())
             }
@@ -88,7 +92,7 @@ impl Options {
             Command::Drain(drain) => told(drain.run(&self.socket, self.json)),
             Command::Resume(resume) => told(resume.run(&self.socket, self.json)),
             Command::Hold(hold) => told(hold.run(&self.socket, self.json)),
-            Command::Adopt(adopt) => told(adopt.run(&self.socket)),
+            Command::Adopt(adopt) => told(adopt.run(&self.socket, self.json)),
         }
     }
 

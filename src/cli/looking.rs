@@ -28,8 +28,8 @@ pub struct Connections {
     #[arg(long, value_name = "CLIENT")]
     client: Option<Clients>,
 
-    /// Only those in this state
-    #[arg(long, value_name = "STATE", value_parser = doing(), hide_possible_values = true)]
+    /// Only those in one state
+    #[arg(long, value_name = "STATE", value_parser = doing(), hide_possible_values = true, help = states())]
     state: Option<Doing>,
 
     /// In this order: the oldest first, the longest silence, the most bytes, or by address
@@ -39,6 +39,10 @@ pub struct Connections {
     /// Not more than so many
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+}
+
+fn states() -> String {
+    format!("Only those in this state: {}", Doing::WORDS.join(", "))
 }
 
 fn doing() -> impl TypedValueParser<Value = Doing> {
@@ -53,20 +57,22 @@ impl Connections {
     /// Asks, and prints what is told. An answer that is not whole is an error after it was printed.
     ///
     /// # Errors
-    /// Exit 64 where there is no such proxy or upstream, 69 where no daemon answers, 70 where a worker of it
+    /// Exit 65 where there is no such proxy or upstream, 69 where no daemon answers, 70 where a worker of it
     /// does not.
     pub fn run(&self, socket: &Path, json: bool) -> Result<()> {
         let query = self.query();
         if query.proxy.is_some() || query.upstream.is_some() {
-            query.check(&known(&client::status(socket)?)).map_err(|e| Error::new(Exit::Usage, e))?;
+            query.check(&known(&client::status(socket)?)).map_err(|e| Error::new(Exit::Refused, e))?;
         }
         let listing: Listing = client::call(socket, &Call::Connections(query))?;
+        // Where none is shown, the text has said how many there are.
+        let is_told = !json && listing.connections.is_empty() && listing.silent_workers == 0;
         if json {
             print_lines(&listing);
         } else {
-            super::say(listing::render(&listing, Paint::for_stdout()));
+            super::say(listing::render(&listing, Paint::for_stdout(), paint::width_of_stdout()));
         }
-        for note in listing::notes(&listing) {
+        for note in listing::notes(&listing).iter().filter(|_| !is_told) {
             super::complain(format_args!("drainctl: {note}"));
         }
         match listing.silent_workers {

@@ -49,6 +49,12 @@ pub(super) fn upstream(text: &str) -> Result<UpstreamAddress, String> {
 
 /// Where metrics are told.
 pub(super) fn metrics(text: &str) -> Result<MetricsAddress, String> {
+    if text.is_empty() {
+        return Err(
+            "the address is empty: write for example \"127.0.0.1:9130\", or leave metrics out for none"
+                .to_string(),
+        );
+    }
     match listen(text)? {
         ListenAddress::Tcp(address) => Ok(MetricsAddress::Tcp(address)),
         ListenAddress::Unix(path) => Ok(MetricsAddress::Unix(path)),
@@ -62,6 +68,9 @@ pub(super) fn metrics(text: &str) -> Result<MetricsAddress, String> {
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("the path is empty: write an absolute path".to_string());
+    }
+    if let Some(path) = text.strip_prefix("unix:").filter(|path| Path::new(path).is_absolute()) {
+        return Err(format!("{text:?} is an address, and here stands a path alone: write {path:?}"));
     }
     if !Path::new(text).is_absolute() {
         return Err(format!("the path {text:?} is relative: write an absolute path, from / on"));
@@ -330,6 +339,8 @@ mod tests {
             assert!(error.contains(right), "{text:?}: {error}");
         }
         assert_eq!(metrics("[::1]:9130").map(|a| a.to_string()), Ok("[::1]:9130".to_string()));
+        assert!(metrics("").is_err_and(|e| e.contains("\"127.0.0.1:9130\", or leave metrics out")));
+        assert!(socket_path("unix:/run/a").is_err_and(|e| e.ends_with("write \"/run/a\"")));
         assert!(metrics("systemd:web").is_err_and(|e| e.contains("\"127.0.0.1:9130\"")));
         let long = format!("unix:/{}", "x".repeat(107));
         assert!(listen(&long).is_err_and(|e| e.contains("107 at most")));

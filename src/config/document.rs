@@ -146,7 +146,12 @@ impl<'a> Table<'a> {
                     _ if self.name == "the file" => format!("[{key}]"),
                     _ => format!("{key} = {{ ... }}"),
                 };
-                report.error(&place, format!("{key} is {}: write a table, {right}", kind(other)));
+                let more = match other {
+                    DeValue::Boolean(true) => format!(", or {key} = {{}} for the defaults"),
+                    DeValue::Boolean(false) => format!(", or leave {key} out"),
+                    _ => String::new(),
+                };
+                report.error(&place, format!("{key} is {}: write a table, {right}{more}", kind(other)));
                 None
             }
         }

@@ -70,7 +70,7 @@ fn path(text: &str) -> Result<(), String> {
     if !text.starts_with('/') {
         return Err(format!("{text:?} is not a path: write it from / on, as in \"/health\""));
     }
-    printable(text)
+    printable(text, "write %XX for it")
 }
 
 fn host(text: &str) -> Result<(), String> {
@@ -80,17 +80,17 @@ fn host(text: &str) -> Result<(), String> {
     if text.contains('/') {
         return Err(format!("{text:?} has a slash in it: write a host alone, as in \"app.example.org\""));
     }
-    printable(text)
+    printable(text, "write a host alone, as in \"app.example.org\"")
 }
 
-/// What may stand in the head of a request as it is.
-fn printable(text: &str) -> Result<(), String> {
+/// What may stand in the head of a request as it is; `right` is what to write where it may not.
+fn printable(text: &str, right: &str) -> Result<(), String> {
     if text.len() > LONGEST_TEXT {
         return Err(format!("it has {} bytes: {LONGEST_TEXT} at most", text.len()));
     }
     match text.chars().find(|c| !c.is_ascii_graphic()) {
         Some(bad) => {
-            Err(format!("{text:?} has {bad:?} in it: printable ASCII without blanks is possible, write %XX"))
+            Err(format!("{text:?} has {bad:?} in it: printable ASCII without blanks is possible, {right}"))
         }
         None => Ok(()),
     }
@@ -156,7 +156,12 @@ mod tests {
             ("{ host = \"app.example.org\" }", "write http = \"/PATH\" beside it"),
             ("{ http = \"/\", host = \"\" }", "the name is empty"),
             ("{ http = \"/\", host = \"http://a\" }", "write a host alone"),
-            ("{ http = \"/\", host = \"a b\" }", "printable ASCII"),
+            ("{ http = \"/\", host = \"a b\" }", "without blanks is possible, write a host alone"),
+            (
+                "true",
+                "check is true or false: write a table, check = { ... }, or check = {} for the defaults",
+            ),
+            ("false", "check = { ... }, or leave check out"),
         ] {
             let lines = read(check).expect_err(check);
             assert!(lines.len() == 1 && lines[0].contains(right), "{check}: {lines:#?}");

@@ -3,79 +3,72 @@
 //! Either it reads a request, waits for the answer, or writes it: what is kept of a client is at
 //! most one request and one answer.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::poll::PollFlags;
 
 use super::operator::{Asked, Operator, Reply, Who};
 use super::protocol::{self, Call, LONGEST_REQUEST};
-use crate::server::{Client, Next, Wake};
+use crate::server::{Answer, Client, Next, Turn};
 
 pub(super) struct Connection {
     stream: UnixStream,
     who: Who,
-    patience: Duration,
     deadline: Instant,
     request: Vec<u8>,
     /// What was asked and is not answered yet.
     asked: Option<Asked>,
-    answer: Vec<u8>,
-    sent: usize,
+    answer: Option<Answer>,
     /// Nothing more is read: the last answer ends the connection.
     last: bool,
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, patience: Duration, now: Instant) -> Connection {
-        let (request, answer, who) = (Vec::new(), Vec::new(), Who::of(&stream));
-        let (asked, deadline) = (None, now + patience);
-        Connection { stream, who, patience, deadline, request, asked, answer, sent: 0, last: false }
+    pub(super) fn new(stream: UnixStream, turn: &Turn<'_>) -> Connection {
+        let (request, who, deadline) = (Vec::new(), Who::of(&stream), turn.deadline());
+        Connection { stream, who, deadline, request, asked: None, answer: None, last: false }
     }
 
     /// Does what can be done without blocking, for one request.
-    pub(super) fn work(&mut self, now: Instant, operator: &dyn Operator, wake: &Wake) -> Next {
-        let done = match &mut self.asked {
-            Some(_) => self.look_for_answer(now),
-            None if self.answer.is_empty() => self.read(now, operator, wake),
-            None => Ok(Next::Wait),
+    pub(super) fn work(&mut self, operator: &dyn Operator, turn: &Turn<'_>) -> Next {
+        let done = match (&mut self.asked, &self.answer) {
+            (Some(_), _) => self.look_for_answer(turn),
+            (None, None) => self.read(operator, turn),
+            (None, Some(_)) => Ok(Next::Wait),
         };
         let done = match done {
-            Ok(Next::Wait) => self.write(now),
+            Ok(Next::Wait) => self.write(turn),
             other => other,
         };
-        match done {
-            Ok(next) => next,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Next::Wait,
-            Err(_) => Next::Close,
-        }
+        done.into()
     }
 
     /// Without an answer an event was the end of the client.
-    fn look_for_answer(&mut self, now: Instant) -> io::Result<Next> {
+    fn look_for_answer(&mut self, turn: &Turn<'_>) -> io::Result<Next> {
         let Some(answer) = self.asked.as_mut().and_then(Asked::take) else { return Ok(Next::Close) };
-        (self.asked, self.answer, self.deadline) = (None, answer, now + self.patience);
+        (self.asked, self.answer, self.deadline) = (None, Some(Answer::new(answer)), turn.deadline());
         Ok(Next::Wait)
     }
 
-    fn read(&mut self, now: Instant, operator: &dyn Operator, wake: &Wake) -> io::Result<Next> {
+    fn read(&mut self, operator: &dyn Operator, turn: &Turn<'_>) -> io::Result<Next> {
         let mut chunk = [0; 4096];
         loop {
             if let Some(end) = self.request.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.request.drain(..=end).collect();
-                return self.answer_to(&line, now, operator, wake);
+                return self.answer_to(&line, operator, turn);
             }
             if self.request.len() >= LONGEST_REQUEST {
-                self.refuse("the request is longer than 64 KiB", now);
+                self.refuse("the request is longer than 64 KiB", turn);
                 return Ok(Next::Wait);
             }
             let room = chunk.len().min(LONGEST_REQUEST - self.request.len());
             match self.stream.read(&mut chunk[..room])? {
                 0 if self.request.is_empty() => return Ok(Next::Close),
                 0 => {
-                    self.refuse("the request has no end of line", now);
+                    self.refuse("the request has no end of line", turn);
                     return Ok(Next::Wait);
                 }
                 n => self.request.extend_from_slice(&chunk[..n]),
@@ -83,48 +76,35 @@ impl Connection {
         }
     }
 
-    fn answer_to(
-        &mut self,
-        line: &[u8],
-        now: Instant,
-        operator: &dyn Operator,
-        wake: &Wake,
-    ) -> io::Result<Next> {
+    fn answer_to(&mut self, line: &[u8], operator: &dyn Operator, turn: &Turn<'_>) -> io::Result<Next> {
         let call = match Call::from_line(line) {
             Ok(call) => call,
             Err(message) => {
-                self.refuse(&message, now);
+                self.refuse(&message, turn);
                 return Ok(Next::Wait);
             }
         };
-        let (reply, mut asked) = Reply::new(wake.clone());
+        let (reply, mut asked) = Reply::new(turn.wake.clone());
         operator.answer(call, &self.who, reply);
-        self.deadline = now + self.patience;
+        self.deadline = turn.deadline();
         let answered = asked.is_answered();
         self.asked = Some(asked);
-        if answered { self.look_for_answer(now) } else { Ok(Next::Wait) }
+        if answered { self.look_for_answer(turn) } else { Ok(Next::Wait) }
     }
 
-    fn refuse(&mut self, message: &str, now: Instant) {
-        self.answer = protocol::error_line(message);
+    fn refuse(&mut self, message: &str, turn: &Turn<'_>) {
+        self.answer = Some(Answer::new(protocol::error_line(message)));
         self.last = true;
-        self.deadline = now + self.patience;
+        self.deadline = turn.deadline();
     }
 
-    fn write(&mut self, now: Instant) -> io::Result<Next> {
-        while self.sent < self.answer.len() {
-            match self.stream.write(&self.answer[self.sent..])? {
-                0 => return Ok(Next::Close),
-                n => self.sent += n,
-            }
+    fn write(&mut self, turn: &Turn<'_>) -> io::Result<Next> {
+        let Some(answer) = &mut self.answer else { return Ok(Next::Wait) };
+        answer.send(&mut self.stream)?;
+        if self.last {
+            return Ok(Next::Close);
         }
-        if self.sent > 0 {
-            if self.last {
-                return Ok(Next::Close);
-            }
-            (self.answer, self.sent) = (Vec::new(), 0);
-            self.deadline = now + self.patience;
-        }
+        (self.answer, self.deadline) = (None, turn.deadline());
         Ok(Next::Wait)
     }
 }
@@ -142,10 +122,10 @@ impl Client for Connection {
 
     /// While an answer is waited for, nothing but the end of the client.
     fn wants(&self) -> PollFlags {
-        match &self.asked {
-            Some(_) => PollFlags::empty(),
-            None if self.answer.is_empty() => PollFlags::POLLIN,
-            None => PollFlags::POLLOUT,
+        match (&self.asked, &self.answer) {
+            (Some(_), _) => PollFlags::empty(),
+            (None, None) => PollFlags::POLLIN,
+            (None, Some(_)) => PollFlags::POLLOUT,
         }
     }
 
@@ -153,7 +133,12 @@ impl Client for Connection {
     fn has_work(&mut self) -> bool {
         match &mut self.asked {
             Some(asked) => asked.is_answered(),
-            None => self.answer.is_empty() && self.request.contains(&b'\n'),
+            None => self.answer.is_none() && self.request.contains(&b'\n'),
         }
+    }
+
+    /// Also between two requests.
+    fn asks_nothing(&self) -> bool {
+        self.asked.is_none() && self.answer.is_none() && !self.request.contains(&b'\n')
     }
 }

@@ -16,7 +16,9 @@ pub mod reload;
 pub mod screen;
 pub mod server;
 pub mod status;
+mod table;
 pub mod top;
+pub mod words;
 
 pub use operator::Operator;
 pub use server::ControlServer;

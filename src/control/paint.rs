@@ -39,6 +39,13 @@ impl Paint {
     }
 }
 
+/// How many characters go into a line of standard output; None where that is no terminal, or one that does not
+/// say.
+pub fn width_of_stdout() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    (width.0 > 0).then_some(usize::from(width.0))
+}
+
 /// The environment has nothing against colours.
 pub fn wanted() -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());

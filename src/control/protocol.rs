@@ -101,6 +101,14 @@ impl Call {
         }
     }
 
+    /// Whether it is for root and the daemon's own user alone.
+    pub fn changes(&self) -> bool {
+        match self {
+            Call::Drain { .. } | Call::Resume { .. } | Call::Hold { .. } | Call::Reload => true,
+            Call::Status | Call::Connections(_) | Call::Progress { .. } => false,
+        }
+    }
+
     /// Its word and what it is about, for the journal: names of strangers are shortened and quoted.
     pub fn words(&self) -> String {
         let about = match self {

@@ -4,33 +4,26 @@
 //! [`LONGEST_REQUEST`], and it is answered one request at a time.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slog::Logger;
 
 use super::connection::Connection;
 use super::operator::Operator;
 use crate::Result;
-use crate::server::{Next, Server, Service, Wake};
+use crate::server::{Next, Server, Service, Turn};
 
-pub use crate::server::{MOST_CLIENTS, Running};
+pub use crate::server::{MOST_CLIENTS, PATIENCE, Running};
 
 #[cfg(doc)]
 use super::protocol::LONGEST_REQUEST;
-
-/// How long a client may be silent, and how long it may take to receive an answer.
-pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who may use the socket: the daemon's user and group.
 pub const MODE: u32 = 0o660;
 
 /// The bound control socket. Its file goes away with it.
-pub struct ControlServer {
-    server: Server,
-    patience: Duration,
-}
+pub struct ControlServer(Server);
 
 impl ControlServer {
     /// Listens on `path`, an absolute path of at most 107 bytes, with the permissions `mode`
@@ -39,13 +32,12 @@ impl ControlServer {
     /// # Errors
     /// Where another daemon answers there, or the system refuses: exit 71.
     pub fn bind(path: &Path, mode: u32) -> Result<ControlServer> {
-        Ok(ControlServer { server: Server::bind_path("control", path, mode)?, patience: PATIENCE })
+        Server::bind_path("control", path, mode).map(ControlServer)
     }
 
     /// Another patience than [`PATIENCE`].
-    pub fn patience(mut self, patience: Duration) -> ControlServer {
-        self.patience = patience;
-        self
+    pub fn patience(self, patience: Duration) -> ControlServer {
+        ControlServer(self.0.patience(patience))
     }
 
     /// Serves on a thread of its own until [`Running::close`].
@@ -53,23 +45,20 @@ impl ControlServer {
     /// # Errors
     /// Where the system refuses a thread: exit 71.
     pub fn start(self, log: Logger, operator: impl Operator) -> Result<Running> {
-        self.server.start(log, Control { operator, patience: self.patience })
+        self.0.start(log, Control(operator))
     }
 }
 
-struct Control<O> {
-    operator: O,
-    patience: Duration,
-}
+struct Control<O>(O);
 
 impl<O: Operator> Service for Control<O> {
     type Client = Connection;
 
-    fn welcome(&self, stream: OwnedFd, now: Instant) -> Connection {
-        Connection::new(UnixStream::from(stream), self.patience, now)
+    fn welcome(&self, stream: OwnedFd, turn: &Turn<'_>) -> Connection {
+        Connection::new(stream.into(), turn)
     }
 
-    fn work(&self, client: &mut Connection, now: Instant, wake: &Wake) -> Next {
-        client.work(now, &self.operator, wake)
+    fn work(&self, client: &mut Connection, turn: &Turn<'_>) -> Next {
+        client.work(&self.0, turn)
     }
 }

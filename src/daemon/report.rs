@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::process;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slog::{Logger, info};
 
 use crate::control::status::{
     Adopted, Bytes, Connections, ProxyStatus, State, Status, UpstreamState, UpstreamStatus,
 };
+use crate::control::words::time;
 use crate::event::Event;
 use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Proxy, Upstream};
@@ -39,8 +40,8 @@ pub fn running_text(fleet: &Fleet) -> String {
 
 /// STATUS= in the lame duck.
 pub fn lame_duck_text(fleet: &Fleet, until: Instant) -> String {
-    let left = until.saturating_duration_since(Instant::now()).as_secs() + 1;
-    format!("{}, still accepting for {left} s", draining_text(fleet))
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
+    format!("{}, still accepting for {}", draining_text(fleet), time(left))
 }
 
 /// STATUS= while draining.
@@ -130,7 +131,7 @@ pub fn upstream_state(upstream: &Upstream, settled: bool) -> UpstreamState {
 /// SIGUSR1: the same as `drainctl status`, a line a proxy, into the journal.
 pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
     let status = status(fleet, handle);
-    info!(log, "report: {}, up for {} s, {}", status.state.word(), status.uptime_s,
+    info!(log, "report: {}, up for {}, {}", status.state.word(), time(Duration::from_secs(status.uptime_s)),
         count(u64::from(fleet.active()), "connection", "connections");
         Event::Report);
     for (name, proxy) in &status.proxies {

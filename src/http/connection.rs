@@ -3,7 +3,7 @@
 //! After the answer our side is closed and what still comes is thrown away: bytes that stand unread
 //! at the close would have the kernel reset the connection, and the answer with it.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use nix::poll::PollFlags;
 
 use super::request::{self, Asked, LONGEST_REQUEST};
 use super::{Page, Site, Status};
-use crate::server::{Client, Next};
+use crate::server::{Answer, Client, Next, Turn};
 
 /// How long a client may take to end after its answer.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -29,34 +29,32 @@ pub struct Connection {
 
 enum Stage {
     Asks { request: Vec<u8> },
-    Takes { answer: Vec<u8>, sent: usize },
+    Takes { answer: Answer },
     Leaves { thrown_away: usize },
 }
 
 impl Connection {
-    pub fn new(stream: OwnedFd, deadline: Instant) -> Connection {
+    pub fn new(stream: OwnedFd, turn: &Turn<'_>) -> Connection {
         let stage = Stage::Asks { request: Vec::new() };
-        Connection { stream: UnixStream::from(stream), deadline, stage }
+        Connection { stream: UnixStream::from(stream), deadline: turn.deadline(), stage }
     }
 
     /// Does what can be done without blocking.
-    pub fn work(&mut self, site: &impl Site, now: Instant, patience: Duration) -> Next {
+    pub fn work(&mut self, site: &impl Site, turn: &Turn<'_>) -> Next {
         loop {
             let done = match &self.stage {
-                Stage::Asks { .. } => self.read(site, now + patience),
-                Stage::Takes { .. } => self.write(now + LEAVE),
+                Stage::Asks { .. } => self.read(site, turn),
+                Stage::Takes { .. } => self.write(turn),
                 Stage::Leaves { .. } => self.throw_away(),
             };
             match done {
                 Ok(Next::Wait) => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Next::Wait,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Ok(Next::Close) | Err(_) => return Next::Close,
+                done => return done.into(),
             }
         }
     }
 
-    fn read(&mut self, site: &impl Site, answer_by: Instant) -> io::Result<Next> {
+    fn read(&mut self, site: &impl Site, turn: &Turn<'_>) -> io::Result<Next> {
         let Stage::Asks { request } = &mut self.stage else { return Ok(Next::Wait) };
         let mut chunk = [0; 2048];
         let room = chunk.len().min(LONGEST_REQUEST - request.len());
@@ -81,22 +79,17 @@ impl Connection {
             }
             Asked::Wrong(status) => (refusal(status), false),
         };
-        self.stage = Stage::Takes { answer: answer(&page, head, SystemTime::now()), sent: 0 };
-        self.deadline = answer_by;
+        self.stage = Stage::Takes { answer: Answer::new(answer(&page, head, SystemTime::now())) };
+        self.deadline = turn.deadline();
         Ok(Next::Wait)
     }
 
-    fn write(&mut self, leave_by: Instant) -> io::Result<Next> {
-        let Stage::Takes { answer, sent } = &mut self.stage else { return Ok(Next::Wait) };
-        match self.stream.write(&answer[*sent..])? {
-            0 => return Ok(Next::Close),
-            n => *sent += n,
-        }
-        if *sent == answer.len() {
-            self.stream.shutdown(Shutdown::Write)?;
-            self.stage = Stage::Leaves { thrown_away: 0 };
-            self.deadline = leave_by;
-        }
+    fn write(&mut self, turn: &Turn<'_>) -> io::Result<Next> {
+        let Stage::Takes { answer } = &mut self.stage else { return Ok(Next::Wait) };
+        answer.send(&mut self.stream)?;
+        self.stream.shutdown(Shutdown::Write)?;
+        self.stage = Stage::Leaves { thrown_away: 0 };
+        self.deadline = turn.now + LEAVE;
         Ok(Next::Wait)
     }
 
@@ -129,6 +122,10 @@ impl Client for Connection {
     /// Everything is worked off at once.
     fn has_work(&mut self) -> bool {
         false
+    }
+
+    fn asks_nothing(&self) -> bool {
+        matches!(self.stage, Stage::Asks { .. })
     }
 }
 

@@ -8,20 +8,17 @@ mod request;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slog::Logger;
 
 use self::connection::Connection;
 use crate::Result;
-use crate::server::{Next, Server, Service, Wake};
+use crate::server::{Next, Server, Service, Turn};
 use crate::sys::socket::Address;
 
-pub use crate::server::{MOST_CLIENTS, Running};
+pub use crate::server::{MOST_CLIENTS, PATIENCE, Running};
 pub use request::LONGEST_REQUEST;
-
-/// How long a client may take for its whole request, and then for taking the whole answer.
-pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who may use a UNIX socket: everybody who may enter its directory, as with a port.
 const MODE: u32 = 0o666;
@@ -65,10 +62,7 @@ pub enum Status {
 }
 
 /// The bound endpoint.
-pub struct HttpServer {
-    server: Server,
-    patience: Duration,
-}
+pub struct HttpServer(Server);
 
 impl HttpServer {
     /// Listens on an address that has no file; `shown` is what the configuration calls it.
@@ -76,7 +70,7 @@ impl HttpServer {
     /// # Errors
     /// Where the address is in use, or the system refuses: exit 71.
     pub fn bind(address: &Address, shown: &str) -> Result<HttpServer> {
-        Ok(HttpServer { server: Server::bind(NAME, address, shown)?, patience: PATIENCE })
+        Server::bind(NAME, address, shown).map(HttpServer)
     }
 
     /// Listens on a UNIX socket at `path`, absolute and of at most 107 bytes.
@@ -84,18 +78,17 @@ impl HttpServer {
     /// # Errors
     /// Where another daemon answers there, or the system refuses: exit 71.
     pub fn bind_path(path: &Path) -> Result<HttpServer> {
-        Ok(HttpServer { server: Server::bind_path(NAME, path, MODE)?, patience: PATIENCE })
+        Server::bind_path(NAME, path, MODE).map(HttpServer)
     }
 
     /// Another patience than [`PATIENCE`].
-    pub fn patience(mut self, patience: Duration) -> HttpServer {
-        self.patience = patience;
-        self
+    pub fn patience(self, patience: Duration) -> HttpServer {
+        HttpServer(self.0.patience(patience))
     }
 
     /// The address that it is bound to, as the configuration writes it.
     pub fn address(&self) -> String {
-        self.server.address()
+        self.0.address()
     }
 
     /// Serves on a thread of its own until [`Running::close`].
@@ -103,7 +96,7 @@ impl HttpServer {
     /// # Errors
     /// Where the system refuses a thread: exit 71.
     pub fn start(self, log: Logger, site: impl Site) -> Result<Running> {
-        self.server.start(log, Http { site, patience: self.patience })
+        self.0.start(log, Http(site))
     }
 }
 
@@ -127,19 +120,16 @@ impl Status {
     }
 }
 
-struct Http<S> {
-    site: S,
-    patience: Duration,
-}
+struct Http<S>(S);
 
 impl<S: Site> Service for Http<S> {
     type Client = Connection;
 
-    fn welcome(&self, stream: OwnedFd, now: Instant) -> Connection {
-        Connection::new(stream, now + self.patience)
+    fn welcome(&self, stream: OwnedFd, turn: &Turn<'_>) -> Connection {
+        Connection::new(stream, turn)
     }
 
-    fn work(&self, client: &mut Connection, now: Instant, _: &Wake) -> Next {
-        client.work(&self.site, now, self.patience)
+    fn work(&self, client: &mut Connection, turn: &Turn<'_>) -> Next {
+        client.work(&self.0, turn)
     }
 }

@@ -176,16 +176,7 @@ fn reopen(proxy: &str, fd: OwnedFd, address: &ListenAddress) -> Result<Listener>
 }
 
 fn refused(proxy: &str, address: &str, errno: Errno) -> Error {
-    let hint = match errno {
-        Errno::EADDRINUSE => " (another program listens there)",
-        Errno::EACCES => " (ports below 1024 need CAP_NET_BIND_SERVICE, socket files a writable directory)",
-        Errno::EADDRNOTAVAIL => " (no interface of this machine has that address)",
-        Errno::ENOENT => " (its directory does not exist)",
-        Errno::EROFS => {
-            " (drained.service may make sockets in /run/drained; elsewhere it needs ReadWritePaths=)"
-        }
-        _ => "",
-    };
+    let hint = socket::hint(errno);
     Error::system(format!("proxy {proxy}: listening on {address}{hint}"), errno)
 }
 

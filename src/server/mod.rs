@@ -2,12 +2,14 @@
 //!
 //! One poll(2) loop over a listener and at most [`MOST_CLIENTS`] clients; others wait in the backlog.
 //! What a client is, and what is done for it, is the [`Service`]'s; each has a deadline, and is closed
-//! when that passes.
+//! when that passes. Where all places are taken, whoever has asked for nothing makes room for the next one.
 //!
 //! The thread works through the whole drain and ends when its [`Running`] says so.
 
+mod answer;
 mod socket;
 
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,8 +27,13 @@ use self::socket::SocketFile;
 use crate::sys::socket::{self as sys_socket, Address, Peer};
 use crate::{Error, Result};
 
+pub use answer::Answer;
+
 /// Clients that are served at the same time.
 pub const MOST_CLIENTS: usize = 64;
+
+/// How long a client may take for its whole request, and then for taking the whole answer.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long accepting rests when the system has no room.
 const REST: Duration = Duration::from_secs(1);
@@ -37,10 +44,10 @@ pub trait Service: Send + 'static {
     type Client: Client;
 
     /// Takes in who has connected.
-    fn welcome(&self, stream: OwnedFd, now: Instant) -> Self::Client;
+    fn welcome(&self, stream: OwnedFd, turn: &Turn<'_>) -> Self::Client;
 
-    /// Does for a client what can be done without blocking. `wake` has the thread look up when there is more.
-    fn work(&self, client: &mut Self::Client, now: Instant, wake: &Wake) -> Next;
+    /// Does for a client what can be done without blocking.
+    fn work(&self, client: &mut Self::Client, turn: &Turn<'_>) -> Next;
 }
 
 /// One who is served.
@@ -53,6 +60,26 @@ pub trait Client: AsFd {
 
     /// True if there is work of which nothing on the socket tells.
     fn has_work(&mut self) -> bool;
+
+    /// True while nothing is done for it, since it has not sent the whole of a request.
+    fn asks_nothing(&self) -> bool;
+}
+
+/// What a service needs to work for a client.
+pub struct Turn<'a> {
+    /// The time.
+    pub now: Instant,
+    /// How long a client may take for each part of what it does.
+    pub patience: Duration,
+    /// Has the thread look up when there is more.
+    pub wake: &'a Wake,
+}
+
+impl Turn<'_> {
+    /// When the patience with who begins something now has ended.
+    pub fn deadline(&self) -> Instant {
+        self.now + self.patience
+    }
 }
 
 /// What becomes of a client after it was worked for.
@@ -64,11 +91,23 @@ pub enum Next {
     Close,
 }
 
+impl From<io::Result<Next>> for Next {
+    /// A socket that is not ready is waited for; any other error ends the client.
+    fn from(done: io::Result<Next>) -> Next {
+        match done {
+            Ok(next) => next,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Next::Wait,
+            Err(_) => Next::Close,
+        }
+    }
+}
+
 /// A listener with what a thread needs to serve it. The file of a UNIX socket goes away with it.
 pub struct Server {
     /// The name of the thread, and of the setting of [daemon] that the address comes from.
     name: &'static str,
     listener: OwnedFd,
+    patience: Duration,
     wake: Wake,
     _file: Option<SocketFile>,
 }
@@ -108,7 +147,7 @@ impl Server {
     /// Where another daemon answers there, or the system refuses: exit 71.
     pub fn bind_path(name: &'static str, path: &Path, mode: u32) -> Result<Server> {
         let (listener, file) = socket::listen(name, path, mode)?;
-        Ok(Server { name, listener, wake: Wake::new(name)?, _file: Some(file) })
+        Ok(Server { name, listener, patience: PATIENCE, wake: Wake::new(name)?, _file: Some(file) })
     }
 
     /// Listens on an address that has no file.
@@ -116,9 +155,17 @@ impl Server {
     /// # Errors
     /// Where the address is in use, or the system refuses: exit 71.
     pub fn bind(name: &'static str, address: &Address, shown: &str) -> Result<Server> {
-        let listener = sys_socket::listen_on(address)
-            .map_err(|e| Error::system(format!("cannot listen on the {name} address {shown}"), e))?;
-        Ok(Server { name, listener, wake: Wake::new(name)?, _file: None })
+        let listener = sys_socket::listen_on(address).map_err(|e| {
+            let hint = sys_socket::hint(e);
+            Error::system(format!("cannot listen on the {name} address {shown}{hint}"), e)
+        })?;
+        Ok(Server { name, listener, patience: PATIENCE, wake: Wake::new(name)?, _file: None })
+    }
+
+    /// Another patience than [`PATIENCE`].
+    pub fn patience(mut self, patience: Duration) -> Server {
+        self.patience = patience;
+        self
     }
 
     /// The address that it is bound to, as the configuration writes it.
@@ -156,7 +203,8 @@ impl Server {
         loop {
             let now = Instant::now();
             rests_until = rests_until.filter(|until| *until > now);
-            let accepting = rests_until.is_none() && clients.len() < MOST_CLIENTS;
+            let has_room = clients.len() < MOST_CLIENTS || clients.iter().any(Client::asks_nothing);
+            let accepting = rests_until.is_none() && has_room;
             let nearest = clients.iter().map(Client::deadline).chain(rests_until).min();
             let wait = nearest.map(|at| at.saturating_duration_since(now));
             let at_once = clients.iter_mut().any(Client::has_work);
@@ -169,40 +217,55 @@ impl Server {
             if self.wake.closed.load(SeqCst) {
                 return Ok(());
             }
-            let now = Instant::now();
+            let turn = Turn { now: Instant::now(), patience: self.patience, wake: &self.wake };
             let mut ready_clients = ready.clients.into_iter();
             clients.retain_mut(|client| {
                 let ready = ready_clients.next().unwrap_or(false) || client.has_work();
-                let next = if ready { service.work(client, now, &self.wake) } else { Next::Wait };
-                next == Next::Wait && client.deadline() > now
+                let next = if ready { service.work(client, &turn) } else { Next::Wait };
+                next == Next::Wait && client.deadline() > turn.now
             });
             if ready.listener {
-                rests_until = self.accept(&mut clients, service, now, log);
+                rests_until = self.accept(&mut clients, service, &turn, log);
             }
         }
     }
 
-    /// Takes in who waits, while there is room. Returns until when to rest where the system has none.
+    /// Takes in who waits, while there is room, but never more than there are places: those who were there
+    /// get their turn. Returns until when to rest where the system has no room.
     fn accept<S: Service>(
         &self,
         clients: &mut Vec<S::Client>,
         service: &S,
-        now: Instant,
+        turn: &Turn<'_>,
         log: &Logger,
     ) -> Option<Instant> {
-        while clients.len() < MOST_CLIENTS {
+        for _ in 0..MOST_CLIENTS {
+            if clients.len() >= MOST_CLIENTS {
+                // Nobody goes where nobody comes.
+                if !self.somebody_waits() {
+                    return None;
+                }
+                if !make_room(clients, service, turn) {
+                    break;
+                }
+            }
             let accepted: Result<(OwnedFd, Peer), Errno> = sys_socket::accept(self.listener.as_fd());
             match accepted {
-                Ok((stream, _)) => clients.push(service.welcome(stream, now)),
+                Ok((stream, _)) => clients.push(service.welcome(stream, turn)),
                 Err(Errno::EAGAIN) => return None,
                 Err(e) => {
                     warn!(log, "the {} socket takes in nobody for a second: {}", self.name, e.desc());
-                    return Some(now + REST);
+                    return Some(turn.now + REST);
                 }
             }
         }
         debug!(log, "the {} socket has {} clients, others wait", self.name, clients.len());
         None
+    }
+
+    fn somebody_waits(&self) -> bool {
+        let mut listener = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        poll(&mut listener, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     fn wait_for(&self, accepting: bool, clients: &[impl Client], wait: Option<Duration>) -> Result<Ready> {
@@ -232,6 +295,22 @@ impl Running {
         self.wake.tell();
         self.ended.recv_timeout(bound).ok()
     }
+}
+
+/// Has a place free: lets go who has asked for nothing for longest, if that is so when its socket is looked at
+/// once more, for a request may have come meanwhile. False if nobody is to go.
+fn make_room<S: Service>(clients: &mut Vec<S::Client>, service: &S, turn: &Turn<'_>) -> bool {
+    while clients.len() >= MOST_CLIENTS {
+        let idle = clients.iter().enumerate().filter(|(_, client)| client.asks_nothing());
+        let Some((longest, _)) = idle.min_by_key(|(_, client)| client.deadline()) else { return false };
+        let client = &mut clients[longest];
+        let since = client.deadline();
+        let next = service.work(client, turn);
+        if next == Next::Close || client.asks_nothing() && client.deadline() == since {
+            clients.remove(longest);
+        }
+    }
+    true
 }
 
 struct Ready {

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
 
+use crate::sys::socket::hint;
 use crate::{Error, Exit, Result};
 
 /// How many clients may wait to be accepted.
@@ -30,8 +31,10 @@ pub struct SocketFile {
 /// # Errors
 /// Where another daemon answers on `path`, where it is no socket, or where the system refuses.
 pub fn listen(key: &str, path: &Path, mode: u32) -> Result<(OwnedFd, SocketFile)> {
-    let failed =
-        |e: io::Error| Error::system(format!("cannot listen on the {key} socket {}", path.display()), e);
+    let failed = |e: io::Error| {
+        let hint = e.raw_os_error().map_or("", |code| hint(Errno::from_raw(code)));
+        Error::system(format!("cannot listen on the {key} socket {}{hint}", path.display()), e)
+    };
     clear_stale(key, path)?;
     let fd = new_socket().map_err(|e| failed(e.into()))?;
     // The mode of the descriptor becomes that of the file in bind(2), less the umask: the file

@@ -52,6 +52,20 @@ pub enum Connecting {
     Pending(OwnedFd),
 }
 
+/// What to know of an error of [`listen_on`], to be written behind the address; empty where there is nothing.
+pub fn hint(error: Errno) -> &'static str {
+    match error {
+        Errno::EADDRINUSE => " (another program listens there)",
+        Errno::EACCES => " (ports below 1024 need CAP_NET_BIND_SERVICE, socket files a writable directory)",
+        Errno::EADDRNOTAVAIL => " (no interface of this machine has that address)",
+        Errno::ENOENT => " (its directory does not exist)",
+        Errno::EROFS => {
+            " (drained.service may make sockets in /run/drained; elsewhere it needs ReadWritePaths=)"
+        }
+        _ => "",
+    }
+}
+
 /// A listening socket on `address`. IPv6 sockets take IPv6 only. Accepted connections inherit
 /// TCP_NODELAY, SO_KEEPALIVE and SO_OOBINLINE.
 ///

@@ -191,3 +191,27 @@ fn drainctl_shows_the_status() {
     assert_eq!(status, status_of(2));
     drop(running);
 }
+
+#[test]
+fn a_file_that_is_no_socket_is_said_to_be_none() {
+    let scratch = Scratch::new();
+    let file = scratch.write("drained.toml", "");
+    for path in [file, scratch.path(".")] {
+        for words in [&["status"][..], &["reload"], &["top"]] {
+            let ended = run(DRAINCTL, &[&["--socket", path.to_str().expect("UTF-8")], words].concat());
+            assert_eq!((ended.code, ended.out.as_str()), (Some(64), ""), "{}", ended.err);
+            assert!(ended.err.contains("is no socket") || words == ["top"], "{}", ended.err);
+        }
+    }
+}
+
+#[test]
+fn the_states_are_named_in_the_help() {
+    let help = run(DRAINCTL, &["connections", "--help"]).out;
+    for word in drained::control::connections::Doing::WORDS {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    let page = include_str!("../../packaging/man/drainctl.1");
+    let (_, description) = page.split_once(".SH DESCRIPTION\n").expect("a description");
+    assert!(!description.starts_with("Asks a running drained."), "what NAME says already");
+}

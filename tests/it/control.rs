@@ -213,19 +213,40 @@ fn wait_until_closed(stream: &UnixStream) {
 }
 
 #[test]
-fn more_clients_than_places_wait_for_their_turn() {
+fn who_asks_nothing_makes_room_at_once() {
+    let served = Served::new(0, BOUND * 10);
+    let ask = |mut stream: &UnixStream| {
+        stream.write_all(REQUEST).expect("it is there still");
+        assert!(BufReader::new(stream).lines().next().expect("a line").is_ok());
+    };
+    let answered = served.connect();
+    let silent: Vec<_> = (1..MOST_CLIENTS).map(|_| served.connect()).collect();
+    // That the last one is answered says that all are taken in. Then the first one asks, and is the last to go.
+    [silent.last().expect("many"), &answered].into_iter().for_each(ask);
+    client::status(&served.path).expect("an answer");
+    assert_eq!(rest(&silent[0]), "");
+    let more: Vec<_> = (0..MOST_CLIENTS / 2).map(|_| served.connect()).collect();
+    client::status(&served.path).expect("an answer");
+    assert!(silent.iter().take(MOST_CLIENTS / 2).all(|stream| rest(stream).is_empty()));
+    ask(&answered);
+    drop(more);
+}
+
+#[test]
+fn who_is_being_answered_keeps_the_place_and_others_wait() {
     steady(|| {
-        let patience = Duration::from_millis(500);
-        let served = Served::new(0, patience);
+        let patience = Duration::from_secs(3);
+        let served = Served::new(1_500, patience);
         let start = Instant::now();
-        let silent: Vec<_> = (0..MOST_CLIENTS).map(|_| served.connect()).collect();
-        let mut waiting = served.connect();
-        waiting.write_all(REQUEST).expect("writes");
-        let mut line = String::new();
-        BufReader::new(&waiting).read_line(&mut line).expect("an answer in the end");
-        assert!(line.contains("\"ok\""), "{line}");
+        let ask = |_| {
+            let mut stream = served.connect();
+            stream.write_all(REQUEST).expect("writes");
+            stream.read_exact(&mut [0]).expect("an answer begins");
+            stream
+        };
+        let _taking: Vec<_> = (0..MOST_CLIENTS).map(ask).collect();
+        client::status(&served.path).expect("an answer in the end");
         assert!(start.elapsed() >= patience, "one more than there are places was served at once");
-        assert!(silent.iter().all(|stream| rest(stream).is_empty()));
     });
 }
 
@@ -269,7 +290,10 @@ fn only_a_dead_socket_is_replaced() {
     assert!(refused(&file).contains("is no socket"));
     assert_eq!(fs::read(&file).expect("is there"), b"precious");
 
-    assert!(refused(&scratch.path("none/control.sock")).contains("none/control.sock: "));
+    assert!(
+        refused(&scratch.path("none/control.sock"))
+            .contains("none/control.sock (its directory does not exist): ")
+    );
 }
 
 /// Connections until the backlog is full.

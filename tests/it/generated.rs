@@ -116,7 +116,7 @@ fn man_pages_are_without_warnings() {
             .stdin(Stdio::null())
             .output();
         let Ok(output) = man else {
-            eprintln!("man(1) is not installed: {page} is not checked");
+            crate::support::left_out(&format!("man(1) is not installed: {page} is not checked"));
             return;
         };
         let warnings = String::from_utf8_lossy(&output.stderr);

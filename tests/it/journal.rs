@@ -51,7 +51,7 @@ struct FakeRun(PathBuf);
 impl FakeRun {
     fn new(name: &str) -> Option<FakeRun> {
         if !unshare().arg("true").status().is_ok_and(|s| s.success()) {
-            eprintln!("LEFT OUT: this user may not make a mount namespace");
+            crate::support::left_out("this user may not make a mount namespace");
             return None;
         }
         let dir = std::env::temp_dir().join(format!("drained-it-{}-run-{name}", std::process::id()));

@@ -6,12 +6,13 @@
 
 mod asking;
 mod model;
-mod table;
+mod page;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -145,8 +146,9 @@ fn start_threads(
     Ok(ask)
 }
 
-/// The terminal while it is ours.
-struct Screen(DefaultTerminal);
+/// The terminal while it is ours. Its own drop would tell on standard error that it cannot show the cursor, and
+/// panic where that has gone with the terminal: so it is left out.
+struct Screen(ManuallyDrop<DefaultTerminal>);
 
 impl Screen {
     /// A panic on any thread gives the terminal back first.
@@ -154,7 +156,7 @@ impl Screen {
         let open = || {
             let mut terminal = ratatui::try_init()?;
             terminal.hide_cursor()?;
-            Ok(Screen(terminal))
+            Ok(Screen(ManuallyDrop::new(terminal)))
         };
         open().map_err(|e: io::Error| {
             ratatui::restore();

@@ -6,7 +6,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use ratatui::style::Color;
+use ratatui::style::{Color, Modifier};
 
 use super::model::{Mode, Rate, Step, Told, Top};
 use super::view;
@@ -231,6 +231,98 @@ fn it_shows_what_there_is_at_80_by_24() {
     let shown = lines(&drawn(&mut top, (80, 24), true)).join("\n");
     assert!(shown.starts_with("drained 0.1.0  no answer  up"), "{shown}");
     assert!(shown.contains("\nAsked again each second: it is not there\n"), "{shown}");
+}
+
+#[test]
+fn help_and_question_are_whole_at_40_by_10() {
+    let mut top = Top::default();
+    top.told(told(Instant::now(), 1, 0, &[1]));
+    let whole = |top: &mut Top, size, words: &[&str]| {
+        let shown = lines(&drawn(top, size, false)).join("\n");
+        let text: String = shown.chars().filter(|c| !c.is_whitespace() && !"│┌┐└┘─".contains(*c)).collect();
+        for word in words {
+            let word: String = word.chars().filter(|c| !c.is_whitespace()).collect();
+            assert!(text.contains(&word), "{word:?} at {size:?}:\n{shown}");
+        }
+    };
+    write(&mut top, "?");
+    whole(
+        &mut top,
+        (40, 10),
+        &["Ctrl-C   quit", "another order", "drain an upstream", "NEW/S: connections a second"],
+    );
+    whole(&mut top, (80, 24), &["draw anew", "of the whole connection below."]);
+    write(&mut top, " d");
+    let all = [
+        "Drain 127.0.0.1:1",
+        "of proxy web?",
+        "It has 1 connection.",
+        "No new connection",
+        "any other key no",
+    ];
+    for size in [(40, 10), (80, 24), (132, 43), (200, 60)] {
+        whole(&mut top, size, &all);
+    }
+    whole(&mut top, (30, 7), &["Drain 127.0.0.1:1", "of proxy web?", "any other key no"]);
+    whole(&mut top, (40, 2), &["y drains 127.0.0.1:1"]);
+    let path = format!("unix:/{}", "x".repeat(106));
+    top.mode = Mode::Confirm { proxy: "p".repeat(64), upstream: path.clone() };
+    for size in [(40, 10), (40, 12), (80, 24), (200, 60)] {
+        whole(&mut top, size, &["any other key no"]);
+    }
+    whole(&mut top, (80, 24), &["No new connection", "of proxy"]);
+}
+
+#[test]
+fn what_is_old_is_dim_and_why_is_told_in_whole() {
+    let mut top = Top::default();
+    top.told(told(Instant::now(), 1, 0, &[1]));
+    let dim = |buffer: &Buffer, word: &str| {
+        let all = lines(buffer);
+        let y = all.iter().position(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {all:#?}"));
+        buffer[(0, y as u16)].modifier.contains(Modifier::DIM)
+    };
+    for size in [(40, 10), (80, 24)] {
+        assert!(!dim(&drawn(&mut top, size, true), "192.0.2.7"));
+    }
+    let why = "drained is not running: nobody answers on /run/drained/control.sock; start it with: systemctl start drained";
+    top.gone(why.to_owned());
+    for size in [(40, 10), (80, 24)] {
+        let buffer = drawn(&mut top, size, true);
+        assert!(
+            dim(&buffer, "192.0.2.7") && !dim(&buffer, "no answer") && !dim(&buffer, "? help"),
+            "{size:?}"
+        );
+        let shown = lines(&buffer).join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(shown.contains(why), "{shown}");
+    }
+    top.note("127.0.0.1:1 is not drained: ".to_owned() + why);
+    let shown = lines(&drawn(&mut top, (80, 24), true));
+    assert!(
+        shown[23].ends_with("start drained") && shown[22].starts_with("127.0.0.1:1 is not"),
+        "{shown:#?}"
+    );
+}
+
+#[test]
+fn long_names_and_addresses_push_out_nothing() {
+    let mut top = Top::default();
+    let mut told = told(Instant::now(), 1, 0, &[1]);
+    let (path, v6) =
+        (format!("unix:/{}.sock", "x".repeat(102)), "[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
+    told.status.proxies = [("n".repeat(64), proxy(0, 0, &path)), ("web".to_owned(), proxy(0, 0, v6))].into();
+    told.listing.connections = [row(1, &path), row(2, v6)].into();
+    top.told(told);
+    let shown = lines(&drawn(&mut top, (80, 24), false)).join("\n");
+    for word in ["ACTIVE", "xxx.sock  up", "6666]:65535", "AGE", "1m 1s", "…nnn", "up    1 connection\n"] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    let narrow = lines(&drawn(&mut top, (40, 20), false)).join("\n");
+    for word in ["running  up 1m 1s", "192.0.2.7:1 ", "AGE  IDLE\n", ".sock  up", "down\n"] {
+        assert!(narrow.contains(word), "{word}: {narrow}");
+    }
+    let wide = lines(&drawn(&mut top, (240, 60), false)).join("\n");
+    assert!(wide.contains(&path), "{wide}");
 }
 
 #[test]

@@ -3,26 +3,43 @@
 use std::time::Duration;
 
 use ratatui::Frame;
-use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
-use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::{Line, Span};
+use ratatui::style::Modifier;
+use ratatui::text::Span;
 
 use super::model::{Mode, Rate, Top};
-use super::table::{Cell, Column, Shape};
+use super::page::Page;
 use crate::control::connections::{Doing, Row};
 use crate::control::paint::{Tone, printable};
-use crate::control::screen::{age, bytes, counted, tone, upstream_tone};
-use crate::control::status::{ProxyStatus, Status};
+use crate::control::screen::{tone, upstream_tone};
+use crate::control::status::{ProxyStatus, Status, UpstreamStatus};
+use crate::control::table::{Cell, Column, Shape};
+use crate::control::words::{bytes, counted, shorten, time, wrap};
 
 /// Lines that are not the proxies': two at the top, three of the connections with some rows, the keys.
 const OTHER_LINES: usize = 11;
+
+/// Names and addresses are never shortened to less: an IPv4 address with its port.
+const SHORTEST_TEXT: usize = 21;
 
 /// The second one where there is no room for the first.
 const KEYS: [&str; 2] =
     ["q quit  s sort  / filter  d drain  ? help", "q quit s sort / filter d drain ? help"];
 
-const HELP: [&str; 14] = [
+/// The second one where there is no room for the first.
+const HELP: [&[&str]; 2] = [&LONG_HELP, &SHORT_HELP];
+
+const SHORT_HELP: [&str; 8] = [
+    "q, Esc, Ctrl-C   quit",
+    "s                another order",
+    "/                filter",
+    "Up, Down, k, j   mark another one",
+    "PgUp, PgDn, Home, End, g, G   move",
+    "d                drain an upstream",
+    "Ctrl-L           draw anew",
+    "NEW/S: connections a second",
+];
+
+const LONG_HELP: [&str; 14] = [
     "q, Esc, Ctrl-C   quit",
     "s                sort by the next of age, idle,",
     "                 bytes, client, upstream",
@@ -58,12 +75,12 @@ const OF_PROXIES: [Column; 10] = [
 
 const OF_CONNECTIONS: [Column; 9] = [
     column("CLIENT", false, 0),
-    column("UPSTREAM", false, 2),
+    column("UPSTREAM", false, 4),
     column("PROXY", false, 7),
     column("PROTOCOL", false, 8),
     column("STATE", false, 1),
-    column("AGE", true, 3),
-    column("IDLE", true, 4),
+    column("AGE", true, 2),
+    column("IDLE", true, 3),
     column("TO UPSTREAM", true, 6),
     column("TO CLIENT", true, 5),
 ];
@@ -73,6 +90,7 @@ pub fn draw(frame: &mut Frame<'_>, top: &mut Top, has_colours: bool) {
     let area = frame.area();
     let mut page = Page { area, buffer: frame.buffer_mut(), y: area.top(), has_colours };
     head(&mut page, top);
+    let below = page.y;
     if let Some(status) = &top.status {
         let room = usize::from(area.height).saturating_sub(OTHER_LINES);
         // A head and one line are the least that says anything.
@@ -82,12 +100,18 @@ pub fn draw(frame: &mut Frame<'_>, top: &mut Top, has_colours: bool) {
         }
     }
     connections(&mut page, top);
-    last_line(&mut page, top);
+    if top.gone.is_some() {
+        page.dim_from(below);
+    }
+    last_lines(&mut page, top);
     match &top.mode {
-        Mode::Help => page.window(" Keys ", &HELP.map(str::to_owned)),
+        Mode::Help => {
+            let help = help(page.room());
+            page.window(" Keys ", help);
+        }
         Mode::Confirm { proxy, upstream } => {
-            let text = question(top, proxy, upstream);
-            page.window(" Drain ", &text);
+            let text = question(top, proxy, upstream, page.room());
+            page.window(" Drain ", text);
         }
         Mode::List | Mode::Filter { .. } => {}
     }
@@ -95,19 +119,28 @@ pub fn draw(frame: &mut Frame<'_>, top: &mut Top, has_colours: bool) {
 
 fn head(page: &mut Page<'_>, top: &Top) {
     let Some(status) = &top.status else { return };
-    let uptime = age(Duration::from_secs(status.uptime_s));
-    let version = printable(&status.version);
+    let name = format!("drained {}", printable(&status.version));
+    let state = match &top.gone {
+        Some(_) => ("no answer", Tone::Bad),
+        None => (status.state.word(), tone(status.state)),
+    };
+    let up = format!("  up {}", time(Duration::from_secs(status.uptime_s)));
+    let more = [format!("{up}  pid {}", status.pid), up, String::new()];
+    let room = usize::from(page.area.width).saturating_sub(name.chars().count() + 2 + state.0.len());
+    let more = first_in(more, room);
     page.line(vec![
-        page.toned(format!("drained {version}"), Some(Tone::Strong)),
+        page.toned(name, Some(Tone::Strong)),
         Span::raw("  "),
-        match &top.gone {
-            Some(_) => page.toned("no answer".to_owned(), Some(Tone::Bad)),
-            None => page.toned(status.state.word().to_owned(), Some(tone(status.state))),
-        },
-        Span::raw(format!("  up {uptime}  pid {}", status.pid)),
+        page.toned(state.0.to_owned(), Some(state.1)),
+        Span::raw(more),
     ]);
     if let Some(why) = &top.gone {
-        page.line(vec![page.toned(format!("Asked again each second: {why}"), Some(Tone::Bad))]);
+        let why = format!("Asked again each second: {why}");
+        // What it told last is worth most of the terminal.
+        let most = usize::from(page.area.height * 2 / 5).max(1);
+        for line in wrap(why.split(' '), usize::from(page.area.width)).into_iter().take(most) {
+            page.line(vec![page.toned(line, Some(Tone::Bad))]);
+        }
         return;
     }
     let active = status.proxies.values().map(|proxy| proxy.connections.active).fold(0, u64::saturating_add);
@@ -116,12 +149,22 @@ fn head(page: &mut Page<'_>, top: &Top) {
         None => active,
         Some(Rate { accepted, to_upstream, to_client }) => {
             let (up, down) = (a_second(to_upstream), a_second(to_client));
-            let long = format!("{active}  {accepted:.1} new/s  to upstreams {up}/s  to clients {down}/s");
-            let is_wide = long.chars().count() <= usize::from(page.area.width);
-            if is_wide { long } else { format!("{active}  {accepted:.1}/s  {up}/s  {down}/s") }
+            let texts = [
+                format!("{active}  {accepted:.1} new/s  to upstreams {up}/s  to clients {down}/s"),
+                format!("{active}  {accepted:.1}/s  {up}/s  {down}/s"),
+                format!("{accepted:.1} new/s  {up}/s  {down}/s"),
+                active,
+            ];
+            first_in(texts, usize::from(page.area.width))
         }
     };
     page.line(vec![Span::raw(text)]);
+}
+
+/// The first of the texts that goes into so many columns, or the last.
+fn first_in<const N: usize>(texts: [String; N], width: usize) -> String {
+    let fits = |text: &&String| text.chars().count() <= width;
+    texts.iter().find(fits).or(texts.last()).cloned().unwrap_or_default()
 }
 
 fn a_second(rate: f64) -> String {
@@ -130,19 +173,29 @@ fn a_second(rate: f64) -> String {
 
 /// In at most `room` lines.
 fn proxies(page: &mut Page<'_>, status: &Status, top: &Top, room: usize) {
-    let rows: Vec<Vec<Cell>> =
-        status.proxies.iter().map(|(name, proxy)| proxy_row(name, proxy, top)).collect();
-    let shape = Shape::of(&OF_PROXIES, &rows, usize::from(page.area.width));
+    let all_wide = usize::from(page.area.width);
+    let longest_name = SHORTEST_TEXT.max(all_wide / 4);
+    let rows: Vec<Vec<Cell>> = status
+        .proxies
+        .iter()
+        .map(|(name, proxy)| proxy_row(&shorten(&printable(name), longest_name), name, proxy, top))
+        .collect();
+    let shape = Shape::of(&OF_PROXIES, &rows, all_wide);
     page.head(shape.head(&OF_PROXIES));
-    let addresses = status.proxies.values().flat_map(|proxy| &proxy.upstreams);
-    let width = addresses.map(|u| printable(&u.address).chars().count()).max().unwrap_or_default();
-    let words = status.proxies.values().flat_map(|proxy| &proxy.upstreams).map(|u| u.state.word().len());
-    let wide = words.max().unwrap_or_default();
+    let upstreams = || status.proxies.values().flat_map(|proxy| &proxy.upstreams);
+    let wide = upstreams().map(|u| u.state.word().len()).max().unwrap_or_default();
+    let connections =
+        upstreams().map(|u| counted(u.connections, "connection").len()).max().unwrap_or_default();
+    // Whether it is up is seen in any case.
+    let beside = all_wide.saturating_sub(6 + wide + connections);
+    let longest = if beside >= SHORTEST_TEXT { beside } else { all_wide.saturating_sub(4 + wide) };
+    let shown = |u: &UpstreamStatus| shorten(&printable(&u.address), longest);
+    let width = upstreams().map(|u| shown(u).chars().count()).max().unwrap_or_default();
     let mut lines: Vec<Vec<Span<'static>>> = Vec::new();
     for (row, proxy) in rows.iter().zip(status.proxies.values()) {
         lines.push(page.cells(shape.line(&OF_PROXIES, row)));
         lines.extend(proxy.upstreams.iter().map(|upstream| {
-            let address = printable(&upstream.address);
+            let address = shown(upstream);
             let state =
                 page.toned(format!("{:wide$}", upstream.state.word()), Some(upstream_tone(upstream.state)));
             let connections = counted(upstream.connections, "connection");
@@ -159,13 +212,14 @@ fn proxies(page: &mut Page<'_>, status: &Status, top: &Top, room: usize) {
     }
 }
 
-fn proxy_row(name: &str, proxy: &ProxyStatus, top: &Top) -> Vec<Cell> {
+/// `shown` is the name as far as there is room.
+fn proxy_row(shown: &str, name: &str, proxy: &ProxyStatus, top: &Top) -> Vec<Cell> {
     let rate = top.rates.as_ref().and_then(|rates| rates.get(name));
     let of_rate = |show: fn(&Rate) -> String| Cell::from(rate.map_or("-".to_owned(), show));
     let count = &proxy.connections;
     let bad = |n: u64| Cell { text: n.to_string(), tone: (n > 0).then_some(Tone::Bad) };
     vec![
-        printable(name).into_owned().into(),
+        shown.to_owned().into(),
         Cell { text: proxy.state.word().to_owned(), tone: Some(tone(proxy.state)) },
         count.active.to_string().into(),
         of_rate(|rate| format!("{:.1}", rate.accepted)),
@@ -185,7 +239,9 @@ fn connections(page: &mut Page<'_>, top: &mut Top) {
         page.blank();
     }
     page.line(title(page, top));
-    let rows: Vec<Vec<Cell>> = top.listing.connections.iter().map(connection_row).collect();
+    let longest = SHORTEST_TEXT.max(usize::from(page.area.width) / 3);
+    let rows: Vec<Vec<Cell>> =
+        top.listing.connections.iter().map(|row| connection_row(row, longest)).collect();
     let shape = Shape::of(&OF_CONNECTIONS, &rows, usize::from(page.area.width));
     if page.left() > 2 {
         page.head(shape.head(&OF_CONNECTIONS));
@@ -218,146 +274,76 @@ fn title(page: &Page<'_>, top: &Top) -> Vec<Span<'static>> {
     line
 }
 
-fn connection_row(row: &Row) -> Vec<Cell> {
+/// With names and addresses of at most so many characters.
+fn connection_row(row: &Row, longest: usize) -> Vec<Cell> {
     let tone = match row.state {
         Doing::Active | Doing::SendingToUpstream | Doing::SendingToClient => Some(Tone::Good),
         Doing::Held | Doing::Connecting | Doing::Closing => Some(Tone::Warning),
         Doing::WaitingForUpstream | Doing::HalfClosed | Doing::Quiet => None,
     };
     vec![
-        printable(&row.client).into_owned().into(),
-        printable(row.upstream.as_deref().unwrap_or("-")).into_owned().into(),
-        printable(&row.proxy).into_owned().into(),
+        shorten(&printable(&row.client), longest).into(),
+        shorten(&printable(row.upstream.as_deref().unwrap_or("-")), longest).into(),
+        shorten(&printable(&row.proxy), longest).into(),
         printable(&row.protocol).into_owned().into(),
         Cell { text: row.state.word().to_owned(), tone },
-        age(Duration::from_millis(row.age_ms)).into(),
-        age(Duration::from_millis(row.idle_ms)).into(),
+        time(Duration::from_millis(row.age_ms)).into(),
+        time(Duration::from_millis(row.idle_ms)).into(),
         bytes(row.bytes.to_upstream).into(),
         bytes(row.bytes.to_client).into(),
     ]
 }
 
-fn last_line(page: &mut Page<'_>, top: &Top) {
-    let Some(last) = page.area.bottom().checked_sub(1) else { return };
-    if page.y > last {
-        return;
-    }
-    page.y = last;
-    let line = match (&top.mode, &top.note) {
+fn last_lines(page: &mut Page<'_>, top: &Top) {
+    let width = usize::from(page.area.width);
+    let lines = match (&top.mode, &top.note) {
         (Mode::Filter { .. }, _) => {
-            let width = usize::from(page.area.width).saturating_sub(2);
-            let text: Vec<char> = top.filter.chars().collect();
-            let end: String = text[text.len().saturating_sub(width)..].iter().collect();
-            vec![Span::raw(format!("/{end}")), Span::styled(" ", Modifier::REVERSED)]
+            let text: Vec<char> = top.filter.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            let end: String = text[text.len().saturating_sub(width.saturating_sub(2))..].iter().collect();
+            vec![vec![Span::raw(format!("/{end}")), Span::styled(" ", Modifier::REVERSED)]]
         }
-        (_, Some(note)) => vec![page.toned(note.clone(), Some(Tone::Warning))],
-        (_, None) => vec![Span::raw(KEYS[usize::from(KEYS[0].len() > usize::from(page.area.width))])],
+        // Also where there is no room for the window.
+        (Mode::Confirm { upstream, .. }, _) => {
+            vec![vec![Span::raw(format!("y drains {}, any other key does not", printable(upstream)))]]
+        }
+        (Mode::Help, _) => vec![vec![Span::raw("any key closes this")]],
+        (Mode::List, Some(note)) => {
+            let most = usize::from(page.area.height / 3).max(1);
+            let lines = wrap(note.split(' '), width).into_iter().take(most);
+            lines.map(|line| vec![page.toned(line, Some(Tone::Warning))]).collect()
+        }
+        (Mode::List, None) => vec![vec![Span::raw(KEYS[usize::from(KEYS[0].len() > width)])]],
     };
-    page.line(line);
+    page.end_with(lines);
 }
 
-fn question(top: &Top, proxy: &str, upstream: &str) -> Vec<String> {
+/// As much of it as goes into so many columns and lines.
+fn help(room: (usize, usize)) -> Vec<String> {
+    let help = HELP.map(|lines| lines.iter().map(|line| (*line).to_owned()).collect());
+    first_that_fits(help, room)
+}
+
+/// The same. The last line tells the keys.
+fn question(top: &Top, proxy: &str, upstream: &str, room: (usize, usize)) -> Vec<String> {
     let of = top.status.as_ref().and_then(|status| status.proxies.get(proxy));
     let known = of.and_then(|proxy| proxy.upstreams.iter().find(|u| u.address == upstream));
-    let mut lines = vec![
-        format!("Drain {}", printable(upstream)),
-        format!("of proxy {}?", printable(proxy)),
-        String::new(),
-        "No new connection goes there, and those".to_owned(),
-        "that are there come to their end.".to_owned(),
-        String::new(),
-        "y yes   any other key no".to_owned(),
-    ];
-    if let Some(upstream) = known {
-        lines.insert(2, format!("It has {}.", counted(upstream.connections, "connection")));
-    }
-    lines
+    let mut asked = vec![format!("Drain {}", printable(upstream)), format!("of proxy {}?", printable(proxy))];
+    asked.extend(known.map(|upstream| format!("It has {}.", counted(upstream.connections, "connection"))));
+    let explained = "No new connection goes there, and those that are there come to their end.";
+    let keys = "y yes   any other key no".to_owned();
+    let wrapped =
+        |lines: &[String]| lines.iter().flat_map(|line| wrap(line.split(' '), room.0)).collect::<Vec<_>>();
+    let (asked, explained) = (wrapped(&asked), wrap(explained.split(' '), room.0.min(40)));
+    let with = |blank: &[String], explained: &[String]| {
+        [&asked, blank, explained, blank, std::slice::from_ref(&keys)].concat()
+    };
+    let blank = [String::new()];
+    first_that_fits([with(&blank, &explained), with(&[], &explained), with(&[], &[])], room)
 }
 
-/// The terminal, from its first line down.
-struct Page<'a> {
-    area: Rect,
-    buffer: &'a mut Buffer,
-    y: u16,
-    has_colours: bool,
-}
-
-impl Page<'_> {
-    fn left(&self) -> usize {
-        usize::from(self.area.bottom().saturating_sub(self.y))
-    }
-
-    fn blank(&mut self) {
-        self.y = self.y.saturating_add(1);
-    }
-
-    /// What does not fit is cut off.
-    fn line(&mut self, line: Vec<Span<'static>>) {
-        if self.left() > 0 {
-            self.buffer.set_line(self.area.left(), self.y, &Line::from(line), self.area.width);
-            self.blank();
-        }
-    }
-
-    fn head(&mut self, text: String) {
-        let head = self.toned(text, Some(Tone::Strong));
-        self.line(vec![head]);
-    }
-
-    fn marked(&mut self, line: Vec<Span<'static>>) {
-        let row = Rect { y: self.y, height: 1, ..self.area }.intersection(self.area);
-        self.line(line);
-        self.buffer.set_style(row, Modifier::REVERSED);
-    }
-
-    fn cells(&self, cells: Vec<(String, Option<Tone>)>) -> Vec<Span<'static>> {
-        cells.into_iter().map(|(text, tone)| self.toned(text, tone)).collect()
-    }
-
-    fn toned(&self, text: String, tone: Option<Tone>) -> Span<'static> {
-        let colour = match tone {
-            None => return Span::raw(text),
-            Some(Tone::Strong) => return Span::styled(text, Modifier::BOLD),
-            Some(Tone::Good) => Color::Green,
-            Some(Tone::Warning) => Color::Yellow,
-            Some(Tone::Bad) => Color::Red,
-        };
-        // Without colours what is bad is still seen.
-        let style = match (self.has_colours, tone) {
-            (true, _) => Style::new().fg(colour),
-            (false, Some(Tone::Bad)) => Modifier::BOLD.into(),
-            (false, _) => Style::new(),
-        };
-        Span::styled(text, style)
-    }
-
-    /// A frame in the middle with these lines, as far as they fit.
-    fn window(&mut self, title: &str, lines: &[String]) {
-        let longest = lines.iter().map(|line| line.chars().count()).max().unwrap_or_default();
-        let fit = |n: usize, most: u16| u16::try_from(n).unwrap_or(most).min(most);
-        let (width, height) = (fit(longest + 4, self.area.width), fit(lines.len() + 2, self.area.height));
-        let left = self.area.left() + (self.area.width - width) / 2;
-        let above = self.area.top() + (self.area.height - height) / 2;
-        let frame = Rect { x: left, y: above, width, height };
-        for at in frame.positions() {
-            self.buffer[at].reset();
-        }
-        if width < 4 || height < 3 {
-            return;
-        }
-        let inner = usize::from(width) - 2;
-        let rule = |left: char, right: char, title: &str| {
-            let title: String = title.chars().take(inner).collect();
-            format!("{left}{title:─<inner$}{right}")
-        };
-        let mut row =
-            |y: u16, text: String| self.buffer.set_stringn(left, y, text, usize::from(width), Style::new());
-        row(above, rule('┌', '┐', title));
-        for (y, line) in (above + 1..above + height - 1).zip(lines) {
-            let room = inner - 2;
-            let line: String = line.chars().take(room).collect();
-            row(y, format!("│ {line:room$} │"));
-        }
-        row(above + height - 1, rule('└', '┘', ""));
-    }
+/// The last one where none does.
+fn first_that_fits<const N: usize>(texts: [Vec<String>; N], (width, height): (usize, usize)) -> Vec<String> {
+    let fits =
+        |text: &&Vec<String>| text.len() <= height && text.iter().all(|line| line.chars().count() <= width);
+    texts.iter().find(fits).or(texts.last()).cloned().unwrap_or_default()
 }

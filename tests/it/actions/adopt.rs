@@ -124,10 +124,41 @@ fn systemd_takes_the_files() {
     verify.arg(format!("--root={}", root.display())).args(["verify", "--man=no", "--recursive-errors=no"]);
     verify.args(["app@1.service", "drained-before-app@1.service"]);
     let Ok(output) = verify.output() else {
-        println!("left out: no systemd-analyze on this machine");
+        crate::support::left_out("no systemd-analyze on this machine");
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr);
     let ours: Vec<_> = said.lines().filter(|line| line.contains("drained")).collect();
     assert!(ours.is_empty(), "{said}");
+}
+
+#[test]
+fn json_is_printed_where_it_is_asked_for() {
+    let scratch = Scratch::new();
+    let root = scratch.path("");
+    let json = |words: &[&str]| -> serde_json::Value {
+        let ended = adopt(&root, words);
+        assert_eq!(
+            (ended.code, ended.err.as_str(), ended.out.lines().count()),
+            (Some(0), "", 1),
+            "{ended:?}"
+        );
+        serde_json::from_str(&ended.out).unwrap()
+    };
+    let [would, does] =
+        [&["--json", "--dry-run"][..], &["--json"]].map(|more| json(&[&MYAPP[..], more].concat()));
+    assert_eq!((&would["unit"], &would["adopted"]), (&"myapp.service".into(), &true.into()));
+    assert_eq!((&would["dry_run"], &does["dry_run"]), (&true.into(), &false.into()));
+    assert_eq!(would["files"], does["files"]);
+    for (n, file) in [DROP_IN, BESIDE].iter().enumerate() {
+        let path = root.join(file);
+        assert_eq!(does["files"][n]["path"], path.to_str().unwrap());
+        assert_eq!(does["files"][n]["content"], fs::read_to_string(path).unwrap());
+    }
+    for more in [&["myapp", "--undo", "--dry-run", "--json"][..], &["myapp", "--undo", "--json"]] {
+        let undone = json(more);
+        assert_eq!((&undone["adopted"], undone["files"].as_array().unwrap().len()), (&false.into(), 2));
+        assert!(undone["files"][0].get("content").is_none() && undone["files"][0]["path"].is_string());
+    }
+    assert!(!root.join(DROP_IN).exists());
 }

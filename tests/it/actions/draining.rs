@@ -199,7 +199,7 @@ fn on_a_terminal_one_line_shows_how_far_it_is() {
     let mut script = std::process::Command::new("script");
     script.args(["--quiet", "--command", &drain, "/dev/null"]).stdin(std::process::Stdio::null());
     let shown = String::from_utf8(script.output().expect("script (util-linux) starts").stdout).unwrap();
-    assert!(shown.contains("\r\u{1b}[K") && shown.contains("1 connection left, cut in 1 s"), "{shown:?}");
+    assert!(shown.contains("\r\u{1b}[K") && shown.contains("1 connection left, cut in 1s"), "{shown:?}");
     assert!(shown.contains("had to be cut") && shown.contains("code 75"), "{shown:?}");
 }
 

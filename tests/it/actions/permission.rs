@@ -26,7 +26,7 @@ fn stranger(drained: &Drained, words: &[&str]) -> super::Ended {
 #[test]
 fn the_group_may_look_and_only_root_and_the_user_of_drained_may_change() {
     if !geteuid().is_root() {
-        println!("left out: only root can become somebody else");
+        crate::support::left_out("only root can become somebody else");
         return;
     }
     let upstream = Listener::new();
@@ -38,6 +38,9 @@ fn the_group_may_look_and_only_root_and_the_user_of_drained_may_change() {
     open("drainctl", 0o755);
     let ended = stranger(&drained, &["status"]);
     assert!(ended.code == Some(69) && ended.err.contains("no permission"), "{ended:?}");
+    assert!(ended.err.ends_with(": run as root or as a member of the group root\n"), "{ended:?}");
+    let ended = stranger(&drained, &["drain", "p"]);
+    assert!(ended.err.ends_with(": run as root\n"), "{ended:?}");
     // As if they were in its group.
     open("control.sock", 0o666);
     assert_eq!(stranger(&drained, &["status"]).code, Some(0));
@@ -61,7 +64,7 @@ fn the_group_may_look_and_only_root_and_the_user_of_drained_may_change() {
 #[test]
 fn the_user_of_drained_may_change() {
     if !geteuid().is_root() {
-        println!("left out: only root can become somebody else");
+        crate::support::left_out("only root can become somebody else");
         return;
     }
     let upstream = Listener::new();

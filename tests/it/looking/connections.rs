@@ -127,6 +127,14 @@ fn connections_are_chosen_ordered_and_cut_short() {
     let (code, out, err) = run(&drained, &["--json", "--limit", "1"]);
     assert_eq!((code, out.lines().count()), (0, 1));
     assert_eq!(err, "drainctl: 3 of 4 connections that fit are left out\n");
+    let (code, out, err) = run(&drained, &["--limit", "0"]);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "4 connections fit, none is shown.\n", ""),
+        "said once"
+    );
+    let (_, out, err) = run(&drained, &["--json", "--limit", "0"]);
+    assert_eq!((out.as_str(), err.as_str()), ("", "drainctl: 4 of 4 connections that fit are left out\n"));
     let text = Query { text: Some(name(2)), ..Query::default() };
     assert_eq!(ask(&drained, &text).connections.len(), 1);
 
@@ -141,17 +149,18 @@ fn connections_are_chosen_ordered_and_cut_short() {
 #[test]
 fn wrong_words_name_the_right_ones() {
     let drained = Setup::proxy("127.0.0.1:1", "").start();
-    for (arguments, names) in [
-        (&["q"][..], "the proxies are p"),
-        (&["--upstream", "127.0.0.1:2"], "the upstreams are 127.0.0.1:1"),
-        (&["p", "--upstream", "x"], "the upstreams are 127.0.0.1:1"),
-        (&["--state", "lazy"], "half-closed"),
-        (&["--sort", "size"], "bytes"),
-        (&["--client", "localhost"], "192.0.2.0/24"),
-        (&["--limit", "some"], "invalid digit"),
+    // What the daemon does not know is 65, as with every command; what no daemon could know 64.
+    for (arguments, names, exit) in [
+        (&["q"][..], "the proxies are p", 65),
+        (&["--upstream", "127.0.0.1:2"], "the upstreams are 127.0.0.1:1", 65),
+        (&["p", "--upstream", "x"], "the upstreams are 127.0.0.1:1", 65),
+        (&["--state", "lazy"], "half-closed", 64),
+        (&["--sort", "size"], "bytes", 64),
+        (&["--client", "localhost"], "192.0.2.0/24", 64),
+        (&["--limit", "some"], "invalid digit", 64),
     ] {
         let (code, out, err) = run(&drained, arguments);
-        assert_eq!((code, out.as_str()), (64, ""), "{arguments:?}: {err}");
+        assert_eq!((code, out.as_str()), (exit, ""), "{arguments:?}: {err}");
         assert!(err.contains(names), "{arguments:?}: {err}");
     }
     // Who asks without drainctl is told the same.

@@ -153,6 +153,18 @@ fn every_way_out_restores_the_terminal() {
 }
 
 #[test]
+fn it_ends_with_its_terminal_whatever_becomes_of_the_signal() {
+    let stage = Stage::new();
+    assert_eq!(stage.top().hang_up("?").signal(), Some(Signal::SIGHUP as i32));
+    let socket = stage.scratch.path("control.sock");
+    let script = "trap '' HUP; exec \"$0\" \"$@\"";
+    let command = ["sh", "-c", script, DRAINCTL, "--socket", socket.to_str().unwrap(), "top"];
+    let deaf = Terminal::start(&command, &[], (80, 24));
+    deaf.wait("the first screen", |text| text.contains("2 connections by age"));
+    assert_ne!(deaf.hang_up("?").code(), Some(0));
+}
+
+#[test]
 #[cfg(debug_assertions)]
 fn a_panic_is_told_on_a_restored_terminal() {
     let stage = Stage::new();
@@ -243,5 +255,22 @@ fn no_colours_where_nobody_wants_them() {
         let status = Terminal::start(&[DRAINCTL, "--socket", socket, "status"], environment, (120, 24));
         status.wait("the screen", |text| text.contains("127.0.0.1:8000"));
         assert_eq!(status.has_colours(), coloured, "{environment:?}");
+    }
+}
+
+#[test]
+fn status_and_connections_are_as_wide_as_the_terminal() {
+    let stage = Stage::new();
+    let socket = stage.scratch.path("control.sock");
+    let socket = socket.to_str().unwrap();
+    for (command, beneath) in [("status", "to upstream 0 B, to client 0 B"), ("connections", "proxy proxy-0")]
+    {
+        for (width, is_wide) in [(80, false), (132, true)] {
+            let terminal = Terminal::start(&[DRAINCTL, "--socket", socket, command], &[], (width, 24));
+            let text = terminal.wait("the table", |text| {
+                text.contains("STATE") && text.ends_with('\n') || text.contains("tcp")
+            });
+            assert_eq!(text.contains(beneath), !is_wide, "{command} at {width}:\n{text}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use nix::poll::PollFlags;
 use super::{address, ask, figures, get, proxy, setup};
 use crate::control::discard;
 use crate::support::SOON;
-use crate::support::drained::pair;
+use crate::support::drained::{Setup, pair};
 use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, reset, talk, try_connect, wait};
 use crate::support::steady::steady;
 
@@ -153,16 +153,33 @@ fn who_takes_nothing_is_closed_and_delays_nobody() {
 }
 
 #[test]
-fn more_clients_than_places_wait_for_their_turn() {
-    steady(|| {
-        let patience = Duration::from_millis(500);
-        let served = Served::new(3, patience);
-        let start = Instant::now();
-        let silent: Vec<TcpStream> = (0..MOST_CLIENTS).map(|_| connect(&served.address)).collect();
-        assert_eq!(get(&served.address, "/page").0, 200);
-        assert!(start.elapsed() >= patience, "one more than there are places was served at once");
-        assert!(silent.iter().all(|stream| end_of(stream) == Ended::Fin));
-    });
+fn who_asks_nothing_makes_room_at_once_and_who_is_answered_stays() {
+    let served = Served::new(32 << 20, SOON * 10);
+    let taking = connect(&served.address);
+    (&taking).write_all(REQUEST).unwrap();
+    assert!(wait(&taking, PollFlags::POLLIN, SOON), "no answer begins");
+    let silent: Vec<TcpStream> = (1..MOST_CLIENTS).map(|_| connect(&served.address)).collect();
+    (&silent[0]).write_all(&REQUEST[..9]).unwrap();
+    let goes = |stream| wait(stream, PollFlags::POLLIN, Duration::ZERO);
+    assert_eq!(get(&served.address, "/nothing").0, 404);
+    assert!(goes(&silent[0]) && !goes(&silent[1]), "not the oldest one alone has made room");
+    let more: Vec<TcpStream> = (1..MOST_CLIENTS).map(|_| connect(&served.address)).collect();
+    assert!(silent.iter().all(|stream| end_of(stream) == Ended::Fin));
+    assert!(!more.iter().any(goes), "the older ones make room first");
+    assert!(read_to_end(&taking).0.len() > 32 << 20, "the answer was cut off");
+}
+
+#[test]
+fn a_burst_of_many_more_than_there_are_places_is_answered() {
+    let served = Served::new(3, SOON * 10);
+    let _silent: Vec<TcpStream> = (0..MOST_CLIENTS).map(|_| connect(&served.address)).collect();
+    let asking = |_| {
+        let stream = connect(&served.address);
+        (&stream).write_all(REQUEST).unwrap();
+        stream
+    };
+    let burst: Vec<TcpStream> = (0..4 * MOST_CLIENTS).map(asking).collect();
+    assert!(burst.iter().all(|stream| read_to_end(stream).0.ends_with(b"xxx")));
 }
 
 #[test]
@@ -203,4 +220,15 @@ fn a_crowd_of_strangers_does_not_touch_the_daemon() {
     drop(held);
     drained.stop();
     drop(crowd);
+}
+
+#[test]
+fn an_address_in_use_is_told_with_what_to_look_for() {
+    let taken = Listener::new();
+    let config = format!("metrics = {:?}\n{}", taken.address, proxy(&["127.0.0.1:1"], ""));
+    let end = Setup::new(&config).spawn().wait_end();
+    assert_eq!(end.code, Some(71));
+    let line =
+        format!("cannot listen on the metrics address {} (another program listens there): ", taken.address);
+    assert_eq!(end.count(&line), 1, "{:#?}", end.lines);
 }

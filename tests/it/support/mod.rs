@@ -44,6 +44,13 @@ pub fn tell_failures() {
     });
 }
 
+/// A test, or a part of one, cannot run here, for this reason. In CI, which installs what is needed, that is a
+/// failure.
+pub fn left_out(why: &str) {
+    assert!(std::env::var_os("DRAINED_CI").is_none(), "LEFT OUT: {why}");
+    say(&format!("LEFT OUT: {why}"));
+}
+
 /// Tells it at once, past what the harness collects of print! and its like.
 pub fn say(text: &str) {
     let name = std::thread::current().name().unwrap_or("a thread").to_owned();

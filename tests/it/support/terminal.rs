@@ -1,14 +1,17 @@
 //! A terminal that a test owns: a program runs on it, and the test reads what stands on its screen.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::num::NonZero;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use nix::pty::{Winsize, openpty};
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
@@ -24,24 +27,28 @@ pub struct Terminal {
     side: OwnedFd,
     before: Termios,
     screen: Arc<(Mutex<Parser>, Condvar)>,
+    hung_up: Arc<AtomicBool>,
 }
 
 impl Terminal {
     /// Starts the command with the arguments that it has.
     pub fn start(command: &[&str], environment: &[(&str, &str)], (width, height): (u16, u16)) -> Terminal {
         super::tell_failures();
-        let ends = openpty(&size(width, height), None).unwrap();
-        let before = tcgetattr(&ends.slave).unwrap();
-        let side = || ends.slave.try_clone().unwrap();
+        let (master, slave) = open();
+        resize(&slave, width, height);
+        let before = tcgetattr(&slave).unwrap();
+        let side = || slave.try_clone().unwrap();
         // In a session of its own, whose terminal it is: it is told of a new size.
         let mut program = Command::new("setsid");
         program.arg("--ctty").args(command).env("TERM", "xterm-256color").env_remove("NO_COLOR");
         program.envs(environment.iter().copied());
         let child = program.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
         let screen = Arc::new((Mutex::new(Parser::new(some(height), some(width), 0)), Condvar::new()));
-        let (written, shown) = (File::from(ends.master.try_clone().unwrap()), screen.clone());
-        std::thread::spawn(move || show(written, &shown));
-        Terminal { child, keys: ends.master.into(), side: ends.slave, before, screen }
+        let (written, shown) = (master.try_clone().unwrap(), screen.clone());
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let gone = hung_up.clone();
+        std::thread::spawn(move || show(written, &shown, &gone));
+        Terminal { child, keys: master, side: slave.into(), before, screen, hung_up }
     }
 
     pub fn press(&mut self, keys: &str) {
@@ -54,9 +61,29 @@ impl Terminal {
 
     pub fn resize(&mut self, width: u16, height: u16) {
         self.parser().screen_mut().set_size(some(height), some(width));
-        let words = ["cols", &width.to_string(), "rows", &height.to_string()];
-        let resized = Command::new("stty").args(words).stdin(self.side.try_clone().unwrap()).status();
-        assert!(resized.expect("stty is needed for a new size").success());
+        resize(&self.side, width, height);
+    }
+
+    /// The terminal goes away, as when the connection that it comes by ends, after a last key, to which the program
+    /// must write something. Returns how it ended then.
+    pub fn hang_up(mut self, key: &str) -> ExitStatus {
+        // Its end that is not the program's is held here and by the thread that reads, which leaves after the next
+        // thing that the program writes.
+        self.hung_up.store(true, SeqCst);
+        self.press(key);
+        self.keys = File::open("/dev/null").unwrap();
+        self.child_end()
+    }
+
+    fn child_end(&mut self) -> ExitStatus {
+        let bound = Instant::now() + SOON;
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status,
+                None => assert!(Instant::now() < bound, "it runs on: {}", self.parser().screen().contents()),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// Waits until the text on the screen is as wanted, and returns it.
@@ -83,14 +110,7 @@ impl Terminal {
 
     /// Waits for the end, at which the terminal must be as it was. Returns what stands there.
     pub fn wait_end(mut self) -> (ExitStatus, String) {
-        let bound = Instant::now() + SOON;
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None => assert!(Instant::now() < bound, "it runs on: {}", self.parser().screen().contents()),
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        };
+        let status = self.child_end();
         // What it wrote last is on its way still.
         File::from(self.side.try_clone().unwrap()).write_all(b"[the end]").unwrap();
         let text = self.wait("the end", |text| text.contains("[the end]"));
@@ -118,14 +138,32 @@ fn some(length: u16) -> NonZero<u16> {
     NonZero::new(length).expect("a terminal has a size")
 }
 
-fn size(width: u16, height: u16) -> Winsize {
-    Winsize { ws_col: width, ws_row: height, ws_xpixel: 0, ws_ypixel: 0 }
+/// Our end and the program's. No other program gets them: whoever has ours keeps the terminal from hanging up.
+fn open() -> (File, File) {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let mut slave = OpenOptions::new();
+    slave.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
+    let slave = slave.open(ptsname_r(&master).unwrap()).unwrap();
+    (OwnedFd::from(master).into(), slave)
 }
 
-fn show(mut written: File, (parser, changed): &(Mutex<Parser>, Condvar)) {
+fn resize(side: &impl AsFd, width: u16, height: u16) {
+    let words = ["cols", &width.to_string(), "rows", &height.to_string()];
+    let side = side.as_fd().try_clone_to_owned().unwrap();
+    let resized = Command::new("stty").args(words).stdin(side).status();
+    assert!(resized.expect("stty is needed for the size").success());
+}
+
+fn show(mut written: File, (parser, changed): &(Mutex<Parser>, Condvar), hung_up: &AtomicBool) {
     let mut bytes = [0; 4096];
     while let Ok(n @ 1..) = written.read(&mut bytes) {
         parser.lock().unwrap().process(&bytes[..n]);
         changed.notify_all();
+        if hung_up.load(SeqCst) {
+            return;
+        }
     }
 }

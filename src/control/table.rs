@@ -1,6 +1,8 @@
-//! A table that fits: where it is narrow, columns are left out, the least wanted first.
+//! A table that fits: where it is narrow, columns are left out, the least wanted first. They can be told beneath
+//! each row.
 
-use crate::control::paint::Tone;
+use super::paint::{Paint, Tone};
+use super::words::wrap;
 
 /// One column.
 pub struct Column {
@@ -34,7 +36,9 @@ impl Shape {
             cells.chain([columns[n].title.len()]).max().unwrap_or_default()
         };
         let mut shown: Vec<(usize, usize)> = (0..columns.len()).map(|n| (n, widest(n))).collect();
-        while shown.len() > 1 && shown.iter().map(|(_, wide)| wide + 2).sum::<usize>() > width + 2 {
+        while shown.len() > 1
+            && shown.iter().map(|(_, wide)| wide + 2).sum::<usize>() > width.saturating_add(2)
+        {
             let least = shown.iter().enumerate().max_by_key(|(_, (n, _))| columns[*n].rank);
             let Some((at, _)) = least else { break };
             shown.remove(at);
@@ -61,6 +65,30 @@ impl Shape {
         }
         line
     }
+
+    /// The cells that are not shown, each with its title, in lines of at most `width` after an indent of two.
+    pub fn beneath(&self, columns: &[Column], row: &[Cell], width: usize) -> Vec<String> {
+        let is_shown = |n| self.0.iter().any(|(shown, _)| *shown == n);
+        let left_out = columns.iter().zip(row).enumerate().filter(|(n, _)| !is_shown(*n));
+        let mut pieces: Vec<String> = left_out
+            .map(|(_, (column, cell))| format!("{} {},", column.title.to_lowercase(), cell.text))
+            .collect();
+        // The last one.
+        if let Some(last) = pieces.last_mut() {
+            last.pop();
+        }
+        let lines = wrap(pieces.iter().map(String::as_str), width.saturating_sub(2));
+        lines.into_iter().map(|line| format!("  {line}")).collect()
+    }
+}
+
+/// The cells of a line, as they are printed.
+pub fn print(line: Vec<(String, Option<Tone>)>, paint: Paint) -> String {
+    let cells = line.into_iter().map(|(text, tone)| match tone {
+        Some(tone) => paint.tone(tone, &text),
+        None => text,
+    });
+    cells.collect::<String>().trim_end().to_owned()
 }
 
 fn pad(text: &str, width: usize, is_number: bool) -> String {
@@ -94,5 +122,10 @@ mod tests {
             let text: String = shape.line(&columns, &rows[1]).into_iter().map(|(text, _)| text).collect();
             assert_eq!(text, line, "{width}");
         }
+        let beneath = |width| Shape::of(&columns, &rows, width).beneath(&columns, &rows[1], width);
+        assert_eq!(beneath(80), [""; 0]);
+        assert_eq!(beneath(17), ["  id 12"]);
+        assert_eq!(beneath(13), ["  id 12,", "  bytes", "  123456"]);
+        assert_eq!(Shape::of(&columns, &rows, 8).beneath(&columns, &rows[0], 20), ["  id 7, bytes 1"]);
     }
 }
