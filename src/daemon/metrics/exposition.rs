@@ -56,6 +56,7 @@ pub const NAMES: &[&str] = &[
     "drained_connect_duration_seconds",
     "drained_connection_duration_seconds",
     "drained_upstream_up",
+    "drained_upstream_drained",
     "drained_upstream_connections",
 ];
 
@@ -185,16 +186,23 @@ fn of_proxies(figures: &Figures) -> Vec<MetricFamily> {
 }
 
 fn of_upstreams(status: &Status) -> Vec<MetricFamily> {
-    let (mut up, mut connections) = (Vec::new(), Vec::new());
+    let (mut up, mut drained, mut connections) = (Vec::new(), Vec::new(), Vec::new());
     for (name, proxy) in &status.proxies {
         for upstream in &proxy.upstreams {
             let labels = [("proxy", name.as_str()), ("upstream", upstream.address.as_str())];
             up.push(gauge(f64::from(u8::from(upstream.state == UpstreamState::Up)), &labels));
+            let by_hand = matches!(upstream.state, UpstreamState::Draining | UpstreamState::Drained);
+            drained.push(gauge(f64::from(u8::from(by_hand)), &labels));
             connections.push(gauge(upstream.connections as f64, &labels));
         }
     }
     vec![
         gauges("drained_upstream_up", "1 while the upstream takes connections, as far as is known.", up),
+        gauges(
+            "drained_upstream_drained",
+            "1 while drainctl drain keeps the upstream out of service.",
+            drained,
+        ),
         gauges(
             "drained_upstream_connections",
             "Connections to the upstream, those that are being made included.",
@@ -280,6 +288,8 @@ mod tests {
             upstreams: vec![
                 upstream("127.0.0.1:8000", UpstreamState::Up),
                 upstream("unix:/run/a\"b\\c\nd", UpstreamState::Down),
+                upstream("[::1]:1", UpstreamState::Draining),
+                upstream("[::1]:2", UpstreamState::Drained),
             ],
         };
         let spread = Distribution { buckets: vec![(0.001, 1), (0.5, 3)], count: 4, sum: 9.25 };
@@ -334,6 +344,9 @@ mod tests {
             "drained_connection_duration_seconds_count{proxy=\"web\"} 4",
             "drained_upstream_up{proxy=\"web\",upstream=\"127.0.0.1:8000\"} 1",
             "drained_upstream_up{proxy=\"web\",upstream=\"unix:/run/a\\\"b\\\\c\\nd\"} 0",
+            "drained_upstream_drained{proxy=\"web\",upstream=\"127.0.0.1:8000\"} 0",
+            "drained_upstream_drained{proxy=\"web\",upstream=\"[::1]:1\"} 1",
+            "drained_upstream_drained{proxy=\"web\",upstream=\"[::1]:2\"} 1",
             "drained_upstream_connections{proxy=\"web\",upstream=\"127.0.0.1:8000\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
