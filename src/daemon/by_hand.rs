@@ -188,7 +188,7 @@ fn tell(
     begun: &[String],
 ) -> Result<ByHand, String> {
     let now = monotonic_ms();
-    let proxy = fleet.find_proxy(name)?;
+    let proxy = fleet.find_proxy_or_left(name)?;
     let of = |upstream: &Arc<proxy::Upstream>| {
         let drain = upstream.drain_times().map(|(_, deadline)| {
             let (began_with, cut) = upstream.drain_counts();

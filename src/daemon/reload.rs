@@ -75,20 +75,27 @@ impl Reloader {
         fault::pass("reload-read");
         let prepared = self.fleet.prepare(&next.proxies)?;
         fault::pass("reload-prepared");
-        let leftover = self.fleet.commit(prepared)?;
+        let (notifier, log) = (self.handle.notifier(), &self.log);
+        let stores = self.in_force.reloaded(next.clone()).handover != handover::NEVER;
+        // Before they are used: a crash from then on finds them there.
+        let opened = prepared.opened();
+        if stores {
+            handover::store_more(&opened, notifier, log);
+        }
+        fault::pass("reload-stored");
+        let leftover = self.fleet.commit(prepared).inspect_err(|_| {
+            handover::remove_listeners(&opened, notifier, log);
+        })?;
+        drop(opened);
         let difference = self.in_force.difference(&next);
         self.in_force = self.in_force.reloaded(next);
         *lock(&self.on_restart) = self.in_force.handover.on_restart;
-        let stores = self.in_force.handover != handover::NEVER;
-        let (notifier, log) = (self.handle.notifier(), &self.log);
-        if stores {
-            handover::store_more(&leftover.opened, notifier, log);
-        }
-        fault::pass("reload-stored");
         if let Some(kept) = &self.kept {
             by_hand::keep_or_warn(&self.fleet, kept, log);
         }
-        let closes = leftover.closes;
+        let closes = leftover.closes();
+        handover::remove_listeners(&leftover.closing(), notifier, log);
+        fault::pass("reload-removed");
         if !self.fleet.finish(leftover) {
             warn!(
                 log,
@@ -96,7 +103,7 @@ impl Reloader {
             );
         }
         if closes {
-            handover::store_anew(&self.fleet, stores, notifier, log);
+            handover::wait_removed(notifier);
         }
         notifier.status(report::running_text(&self.fleet));
         let took = began.elapsed();

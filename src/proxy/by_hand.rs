@@ -69,6 +69,11 @@ impl Upstream {
         self.drain.cut.fetch_add(1, Relaxed);
     }
 
+    /// Its drain is over, whether or not it has come to its end.
+    pub(super) fn open(&self) {
+        self.drain.on.store(false, Relaxed);
+    }
+
     fn close(&self, since: u64, deadline: u64) {
         self.drain.since.store(since, Relaxed);
         self.drain.deadline.store(deadline, Relaxed);
@@ -119,6 +124,17 @@ impl Fleet {
         })
     }
 
+    /// The same for somebody who looks on: also one that is configured no longer and not gone yet.
+    ///
+    /// # Errors
+    /// There is none: names those that are configured.
+    pub fn find_proxy_or_left(&self, name: &str) -> Result<Arc<Proxy>, String> {
+        self.find_proxy(name).or_else(|error| {
+            let roster = self.proxies();
+            roster.iter().rev().find(|proxy| proxy.config.name == name).cloned().ok_or(error)
+        })
+    }
+
     /// Has upstreams of a proxy, all of them if none is named, take no new connections and drains those
     /// that they have, by `timeout` or the proxy's own deadline. One that is drained already goes on as it
     /// does. Tells which are drained from now on.
@@ -157,7 +173,7 @@ impl Fleet {
             if upstream.is_closed() {
                 // In this order, so that nobody takes it for up in between.
                 upstream.begin_anew();
-                upstream.drain.on.store(false, Relaxed);
+                upstream.open();
                 resumed.push(upstream.name.clone());
             }
         }
@@ -194,8 +210,10 @@ impl Fleet {
         let of = |proxy: &Proxy| ByHand {
             hold_until: proxy.hold_until(now),
             drained: proxy
-                .upstreams
-                .iter()
+                .all_upstreams()
+                .filter(|upstream| {
+                    proxy.upstreams.iter().any(|u| Arc::ptr_eq(u, upstream)) || upstream.active() > 0
+                })
                 .filter_map(|u| u.drain_times().map(|(since, deadline)| (u.name.clone(), since, deadline)))
                 .collect(),
         };
@@ -216,7 +234,7 @@ impl Fleet {
                 any = true;
             }
             for (name, since, deadline) in &by_hand.drained {
-                for upstream in proxy.upstreams.iter().filter(|upstream| upstream.name == *name) {
+                for upstream in proxy.all_upstreams().filter(|upstream| upstream.name == *name) {
                     upstream.close(*since, *deadline);
                     any = true;
                 }
@@ -240,13 +258,15 @@ impl Fleet {
 }
 
 impl Proxy {
-    /// The upstream of that name, or all.
+    /// The upstream of that name, or all: also those that are configured no longer and have connections yet,
+    /// or were drained with those.
     ///
     /// # Errors
     /// There is none: names those that there are.
     pub fn find_upstreams(&self, name: Option<&str>) -> Result<Vec<&Arc<Upstream>>, String> {
         let is_asked = |upstream: &&Arc<Upstream>| name.is_none_or(|name| upstream.name == name);
-        let found: Vec<_> = self.upstreams.iter().filter(is_asked).collect();
+        let retired = self.retired.iter().filter(|upstream| upstream.is_closed() || upstream.active() > 0);
+        let found: Vec<_> = self.upstreams.iter().chain(retired).filter(is_asked).collect();
         if found.is_empty() {
             let known: Vec<_> = self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
             let (asked, proxy) = (name.unwrap_or_default(), &self.config.name);

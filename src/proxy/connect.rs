@@ -108,9 +108,9 @@ impl Worker {
         let timeout = self.roster[connection.proxy].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
-        if let Some(upstream) = upstream.map(usize::from) {
-            self.proxy(proxy).upstreams[upstream].leave();
-            self.upstream_failed(proxy, upstream, why);
+        if let Some(upstream) = upstream {
+            self.proxy(proxy).upstream(upstream).leave();
+            self.upstream_failed(proxy, usize::from(upstream), why);
         }
         self.connect(key);
     }

@@ -159,7 +159,7 @@ impl Worker {
     fn cut(&mut self, key: Key, doing: Doing) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let proxy = &self.roster[connection.proxy];
-        let upstream = connection.upstream.map_or("none", |u| &proxy.upstreams[usize::from(u)].name);
+        let upstream = connection.upstream.map_or("none", |u| &proxy.upstream(u).name);
         warn!(self.log, "cut {} at the deadline: {}", connection.peer, doing.word(); Event::Cut,
             "DRAINED_PROXY" => proxy.config.name.clone(),
             "DRAINED_PROTOCOL" => proxy.config.protocol.to_string(),
@@ -183,7 +183,7 @@ impl Worker {
         if connection.connect_until.is_none() {
             counters.lives.add_life(Duration::from_millis(self.now.saturating_sub(connection.opened)));
         }
-        let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
+        let upstream = connection.upstream.map(|u| proxy.upstream(u));
         let closed = upstream.filter(|upstream| upstream.is_closed());
         let draining = proxy.is_draining() || closed.is_some();
         match end {
@@ -228,7 +228,7 @@ impl Worker {
         self.release(connection, reset);
         // Only now: who hears of it may stop the upstream.
         if let Some(upstream) = upstream {
-            self.proxy(index).upstreams[usize::from(upstream)].leave();
+            self.proxy(index).upstream(upstream).leave();
         }
         self.say_drained(index, upstream);
         self.connections -= 1;

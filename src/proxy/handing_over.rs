@@ -202,7 +202,7 @@ impl Worker {
     fn let_go_of_parked(&mut self, connection: Connection) -> bool {
         let roster = self.roster.clone();
         let proxy = &roster[connection.proxy];
-        let upstream = connection.upstream.map(|index| &proxy.upstreams[usize::from(index)]);
+        let upstream = connection.upstream.map(|index| proxy.upstream(index));
         upstream.iter().for_each(|upstream| upstream.leave());
         let is_whole = connection.is_whole();
         if is_whole {
@@ -245,8 +245,8 @@ impl Worker {
         // Who has none yet gets one below.
         let upstream = upstream.filter(|_| adopted.server.is_some());
         if let Some(index) = upstream {
-            shared.upstreams[usize::from(index)].enter();
-            shared.upstreams[usize::from(index)].count_adopted();
+            shared.upstream(index).enter();
+            shared.upstream(index).count_adopted();
         }
         let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
         connection.slot = slot;

@@ -224,7 +224,7 @@ impl Worker {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
         if let Some(upstream) = connection.upstream.take() {
-            self.roster[connection.proxy].upstreams[usize::from(upstream)].leave();
+            self.roster[connection.proxy].upstream(upstream).leave();
         }
         self.hold(key);
     }
@@ -253,7 +253,9 @@ impl Worker {
         for (mut queue, to) in before.into_iter().zip(&change.moves) {
             let Some(to) = to else { continue };
             let places = (0..u64::BITS as u16).filter(|index| queue.probed & (1 << index) != 0);
-            queue.probed = places.filter_map(|index| to.upstream(index)).fold(0, |all, at| all | 1 << at);
+            let configured = |place: &u16| self.roster[to.to].has_configured(*place);
+            let places = places.filter_map(|index| to.upstream(index)).filter(configured);
+            queue.probed = places.fold(0, |all, at| all | 1 << at);
             self.queues[usize::from(to.to)] = queue;
         }
     }

@@ -3,13 +3,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Command, Fleet, Placed, Proxy, lock};
 use super::means::Item;
 use super::portable::NO_SLOT;
-use super::roster::Roster;
 use crate::fault;
 use crate::handover::adopt::{Adopted, Estate, Found, LeftLot};
 use crate::handover::keeper::Keeper;
@@ -25,19 +24,20 @@ impl Fleet {
     /// Finds the proxy and the upstream of connections. Those of a proxy that is no longer configured get one
     /// that takes in nobody and drains.
     pub(super) fn adopt(&mut self, connections: Vec<Adopted>) {
-        let mut roster = Roster::clone(&self.proxies());
+        // Nobody else has it yet.
+        let roster = std::mem::take(self.roster.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut roster = Arc::unwrap_or_clone(roster);
         for adopted in connections {
             let (name, upstream) = &adopted.names;
             let known = roster.numbered().find(|(_, p)| p.config.name == *name).map(|(number, _)| number);
             let index =
                 known.unwrap_or_else(|| roster.push(Arc::new(Proxy::departed(name, self.mailboxes.len()))));
-            let proxy = &roster[index];
-            let upstream = upstream.as_ref();
-            let upstream = upstream.and_then(|name| proxy.upstreams.iter().position(|u| u.name == *name));
+            let Some(proxy) = roster.get_mut(index) else { continue };
+            let upstream = upstream.as_ref().and_then(|name| proxy.place_of(name));
             proxy.active.fetch_add(1, Relaxed);
             self.active.fetch_add(1, Relaxed);
             self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
-            self.adoptable.push((adopted, index, upstream.map(|index| index as u16)));
+            self.adoptable.push((adopted, index, upstream));
         }
         self.roster = Mutex::new(Arc::new(roster));
     }

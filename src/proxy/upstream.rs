@@ -84,6 +84,14 @@ impl Upstream {
         self.against.fetch_and(!UNHEALTHY, SeqCst);
     }
 
+    /// It is configured again: nobody knows how it is by now, and a drain that is over is forgotten.
+    pub fn come_back(&self) {
+        self.against.store(0, SeqCst);
+        if self.active() == 0 {
+            self.open();
+        }
+    }
+
     /// It is down until a connect succeeds; what its checks have said is of the time before.
     pub fn begin_anew(&self) {
         self.against.store(UNREACHABLE, SeqCst);

@@ -61,7 +61,7 @@ impl Worker {
     fn plan_upstreams(&mut self, proxy: usize) {
         let shared = &self.roster[proxy as u16];
         let spread = shared.config.drain.spread.as_millis() as u64;
-        let set: Vec<_> = shared.upstreams.iter().map(|upstream| upstream.drain_times()).collect();
+        let set: Vec<_> = shared.all_upstreams().map(|upstream| upstream.drain_times()).collect();
         self.upstream_plans[proxy].resize(set.len(), None);
         for (index, set) in set.into_iter().enumerate() {
             let before = self.upstream_plans[proxy][index];
@@ -86,7 +86,7 @@ impl Worker {
         for (plans, to) in before.into_iter().zip(&change.moves) {
             let Some(to) = to else { continue };
             let renewed = &mut self.upstream_plans[usize::from(to.to)];
-            renewed.resize(self.roster[to.to].upstreams.len(), None);
+            renewed.resize(self.roster[to.to].places(), None);
             for (plan, index) in plans.into_iter().zip(0..) {
                 to.upstream(index).into_iter().for_each(|at| renewed[usize::from(at)] = plan);
             }
@@ -111,7 +111,7 @@ impl Worker {
                 let shared = &self.roster[proxy as u16];
                 let timeout = shared.config.connect_timeout.as_millis() as u64;
                 connection.connect_until = Some(self.now + timeout);
-                shared.upstreams[usize::from(upstream)].leave();
+                shared.upstream(upstream).leave();
                 self.seek(key);
             }
         }
@@ -120,7 +120,7 @@ impl Worker {
     /// Says that the last connection of a drained upstream has ended.
     pub(super) fn say_drained(&self, proxy: u16, upstream: Option<u16>) {
         let proxy = self.proxy(proxy);
-        let Some(upstream) = upstream.map(|upstream| &proxy.upstreams[usize::from(upstream)]) else { return };
+        let Some(upstream) = upstream.map(|upstream| proxy.upstream(upstream)) else { return };
         if upstream.is_closed() && upstream.active() == 0 {
             let (_, cut) = upstream.drain_counts();
             info!(self.log, "upstream {} is drained, {cut} cut", upstream.name; Event::UpstreamDrained,
