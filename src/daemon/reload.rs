@@ -40,15 +40,22 @@ pub struct Reloader {
 pub struct Last(Arc<Mutex<Reload>>);
 
 impl Last {
-    /// Asks for a reload; `reply` is told what came of it.
-    pub fn ask(&self, handle: &Handle, reply: Reply) {
+    /// Asks for a reload; `reply` is told what came of it, and before that `say` whether it was done.
+    pub fn ask(&self, handle: &Handle, say: impl FnOnce(Result<&str, &str>) + Send + 'static, reply: Reply) {
         let (last, notifier) = (self.clone(), handle.notifier().clone());
         handle.reload(move |result| {
             // Then systemd has heard of the end of the reload before `systemctl reload` is over.
             notifier.flush(FLUSH);
             match result {
-                Ok(()) => reply.ok(&*lock(&last.0)),
-                Err(error) => reply.ok(&refused(error)),
+                Ok(()) => {
+                    say(Ok("done"));
+                    reply.ok(&*lock(&last.0));
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    say(Err(text.lines().next().unwrap_or_default()));
+                    reply.ok(&refused(error));
+                }
             }
         });
     }

@@ -6,7 +6,7 @@ use slog::{debug, info, warn};
 
 use super::connection::Connection;
 use super::drain::{Doing, Goodbye, Plan, Verdict, View, verdict};
-use super::fleet::Command;
+use super::fleet::{Command, Proxy};
 use super::portable::record_of;
 use super::seeded::Seeded;
 use super::slab::Key;
@@ -95,6 +95,9 @@ impl Worker {
             }
         }
         self.fleet.mailboxes[self.index].done(count);
+        for proxy in self.roster.iter() {
+            proxy.all_upstreams().for_each(|upstream| self.say_drained(proxy, upstream));
+        }
     }
 
     /// The connections of proxies that the configuration no longer has.
@@ -199,10 +202,12 @@ impl Worker {
         let age = (self.now - connection.opened) * 1_000;
         match end {
             End::Failed if !self.failures.may_be_logged(self.now) => {}
-            End::Failed => warn!(self.log, "no upstream took the connection of {}", connection.peer;
+            End::Failed => {
+                warn!(self.log, "{} the connection of {}", why_failed(proxy, self.now), connection.peer;
                 Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
                 "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
-                "DRAINED_DURATION_US" => age),
+                "DRAINED_DURATION_US" => age)
+            }
             End::Idle => info!(self.log, "closed {}: idle", connection.peer; Event::IdleTimeout,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
                 "DRAINED_UPSTREAM" => name.to_owned(), "DRAINED_CONNECTION" => connection.id,
@@ -230,7 +235,10 @@ impl Worker {
         if let Some(upstream) = upstream {
             self.proxy(index).upstream(upstream).leave();
         }
-        self.say_drained(index, upstream);
+        if let Some(upstream) = upstream {
+            let proxy = self.proxy(index);
+            self.say_drained(proxy, proxy.upstream(upstream));
+        }
         self.connections -= 1;
         self.fleet.connection_closed(self.proxy(index));
     }
@@ -248,5 +256,13 @@ impl Worker {
             slot.free();
             self.means.parking.iter_mut().for_each(|parking| parking.free.push(number));
         }
+    }
+}
+
+/// Why a client was let go that has waited.
+fn why_failed(proxy: &Proxy, now: u64) -> &'static str {
+    match proxy.hold_until(now) {
+        Some(_) => "held by hand for as long as it may wait, and let go:",
+        None => "no upstream took",
     }
 }

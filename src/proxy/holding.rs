@@ -84,7 +84,7 @@ impl Worker {
     pub(super) fn hold(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let proxy = &self.roster[connection.proxy];
-        let until = connection.opened + proxy.config.hold.as_millis() as u64;
+        let until = connection.opened + proxy.patience(self.now);
         if until <= self.now {
             return self.end(key, End::Failed);
         }
@@ -99,6 +99,16 @@ impl Worker {
         self.arm(key, until);
         self.look_at_held(key);
         self.seek_upstreams(index);
+    }
+
+    /// A reload may have changed for how long it waits.
+    pub(super) fn look_at_wait(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        if connection.held {
+            let until = connection.opened + self.roster[connection.proxy].patience(self.now);
+            connection.connect_until = Some(until);
+            self.arm(key, until);
+        }
     }
 
     /// It waits no more, whatever comes now.

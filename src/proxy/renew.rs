@@ -65,6 +65,7 @@ impl Worker {
                     connection.connect_until = Some(self.now + timeout);
                     self.seek(key);
                 }
+                self.look_at_wait(key);
                 self.look_at_idle_after(key, old, before.0);
             }
             Some(Entry::Probe(probe)) => {

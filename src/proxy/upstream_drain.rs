@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::drain::{Goodbye, Plan};
 use super::fleet::Proxy;
 use super::roster::Change;
+use super::upstream::Upstream;
 use super::worker::{Entry, Worker};
 use crate::event::Event;
 
@@ -117,11 +118,10 @@ impl Worker {
         }
     }
 
-    /// Says that the last connection of a drained upstream has ended.
-    pub(super) fn say_drained(&self, proxy: u16, upstream: Option<u16>) {
-        let proxy = self.proxy(proxy);
-        let Some(upstream) = upstream.map(|upstream| proxy.upstream(upstream)) else { return };
-        if upstream.is_closed() && upstream.active() == 0 {
+    /// Says it where the last connection of a drained upstream has ended, and nobody goes there any more for
+    /// all workers know of the drain.
+    pub(super) fn say_drained(&self, proxy: &Proxy, upstream: &Upstream) {
+        if upstream.is_closed() && self.fleet.is_settled() && upstream.has_drained() {
             let (_, cut) = upstream.drain_counts();
             info!(self.log, "upstream {} is drained, {cut} cut", upstream.name; Event::UpstreamDrained,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
