@@ -196,7 +196,7 @@ fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Lo
         while token.wait(STATUS_INTERVAL) == StopLevel::Running {
             for name in fleet.ended_holds() {
                 info!(log, "the hold of the proxy {name} has come to its end: clients go through again";
-                    Event::ByHand, "DRAINED_PROXY" => name.clone());
+                    Event::HoldEnded, "DRAINED_PROXY" => name.clone());
             }
             if handle.state() == State::Running {
                 handle.notifier().status(report::running_text(&fleet));
