@@ -96,7 +96,7 @@ struct Run<'a> {
     step: u32,
     dice: Dice,
     points: &'a [String],
-    ports: [Port; 3],
+    ports: [Port; 4],
     /// The swarm's upstream, and one that is down.
     upstreams: [String; 2],
     /// Bound for as long.
@@ -139,7 +139,7 @@ fn not_one_byte_is_wrong_whatever_is_changed_meanwhile() {
 impl Run<'_> {
     fn new(seed: u64, points: &[String]) -> Run<'_> {
         let mut dice = Dice::new(seed);
-        let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
+        let ports = [(); 4].map(|()| Port::reserve());
         let (upstream, down) = (Listener::new(), Listener::refusing("127.0.0.1:0"));
         let upstreams = [upstream.address.clone(), down.address.clone()];
         let hosts = [Listener::new(), Listener::new()];
@@ -431,7 +431,7 @@ impl Drop for Run<'_> {
     }
 }
 
-fn config(shape: Shape, ports: &[Port; 3], upstreams: &[String; 2], hosts: &[Listener; 2]) -> String {
+fn config(shape: Shape, ports: &[Port; 4], upstreams: &[String; 2], hosts: &[Listener; 2]) -> String {
     let Shape { moved, upstream_out, guests_out, guests, more, hold } = shape;
     let of_swarm = if upstream_out { &upstreams[1..] } else { &upstreams[..] };
     let listen = |moved| ports[usize::from(moved)].address();
@@ -448,7 +448,7 @@ fn config(shape: Shape, ports: &[Port; 3], upstreams: &[String; 2], hosts: &[Lis
         text += &proxy("q", ports[2].address(), &hosts);
     }
     if more {
-        text += &proxy("s", "127.0.0.1:0", &upstreams[..1]);
+        text += &proxy("s", ports[3].address(), &upstreams[..1]);
     }
     text
 }
