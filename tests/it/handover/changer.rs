@@ -246,7 +246,9 @@ impl Run<'_> {
     fn ask<T: DeserializeOwned>(&mut self, call: Call) -> Option<Result<T, String>> {
         let answer = client::call_within(&self.store.scratch.path("control.sock"), &call, CALL);
         let text = answer.as_ref().err().map(ToString::to_string);
-        self.note(format!("    {}: {text:?}", call.words()));
+        if !matches!(call, Call::Progress { .. }) {
+            self.note(format!("    {}: {text:?}", call.words()));
+        }
         match answer {
             Ok(answer) => Some(Ok(answer)),
             Err(error) if error.exit() == drained::Exit::Refused => Some(Err(error.to_string())),
@@ -278,8 +280,9 @@ impl Run<'_> {
             }
         };
         let drains = matches!(call, Call::Drain { .. });
-        let Some(Ok(_)) = self.ask::<ByHand>(call) else { return };
-        if drains && sure && timeout < 1_000 {
+        let Some(Ok(answer)) = self.ask::<ByHand>(call) else { return };
+        // One that goes on already keeps its deadline.
+        if drains && sure && answer.drains().all(|drain| drain.left_ms < 1_000) {
             self.wait_drained(at);
         }
     }
