@@ -263,11 +263,10 @@ pub fn permit(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Resu
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());
     }
-    let may = format!("only root and the user of drained may {}", call.verb());
     if refusals.may_be_logged() {
-        say(call, who, Err(&may), log);
+        say(call, who, Err("only root and the user of drained may change something"), log);
     }
-    Err(format!("refused: {may}, you are uid {uid}"))
+    Err(format!("refused: only root and the user of drained may {}, you are uid {uid}", call.verb()))
 }
 
 #[cfg(test)]

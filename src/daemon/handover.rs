@@ -134,7 +134,7 @@ pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
 pub fn store_more(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
     for listener in listeners {
         if let Err(error) = notifier.fdstore(&listener.stored_as(), &[listener.as_fd()]) {
-            warn!(log, "cannot store the listener {}: {error}", listener.name);
+            warn!(log, "cannot store the listeners: {error}");
         }
     }
 }

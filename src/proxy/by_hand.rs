@@ -64,14 +64,6 @@ impl Upstream {
         (self.drain.began_with.load(Relaxed), self.drain.cut.load(Relaxed))
     }
 
-    /// One of the last incarnation's is there: the drain goes on with it.
-    pub(super) fn count_adopted(&self) {
-        if self.is_closed() {
-            self.drain.told.store(false, Relaxed);
-            self.drain.began_with.fetch_add(1, Relaxed);
-        }
-    }
-
     /// Its drain has come to its end: true once.
     pub(super) fn has_drained(&self) -> bool {
         self.is_closed() && self.active() == 0 && !self.drain.told.swap(true, Relaxed)
@@ -281,8 +273,8 @@ impl Fleet {
             for (name, since, deadline) in &by_hand.drained {
                 for upstream in proxy.all_upstreams().filter(|upstream| upstream.name == *name) {
                     upstream.close(*since, *deadline);
-                    // The last incarnation did, unless connections come that it left.
-                    upstream.drain.told.store(true, Relaxed);
+                    // Its end was told by the last incarnation, unless that left connections of it.
+                    upstream.drain.told.store(upstream.active() == 0, Relaxed);
                     any = true;
                 }
             }

@@ -6,7 +6,7 @@ use slog::{debug, info, warn};
 
 use super::connection::Connection;
 use super::drain::{Doing, Goodbye, Plan, Verdict, View, verdict};
-use super::fleet::{Command, Proxy};
+use super::fleet::Command;
 use super::portable::record_of;
 use super::seeded::Seeded;
 use super::slab::Key;
@@ -202,12 +202,16 @@ impl Worker {
         let age = (self.now - connection.opened) * 1_000;
         match end {
             End::Failed if !self.failures.may_be_logged(self.now) => {}
-            End::Failed => {
-                warn!(self.log, "{} the connection of {}", why_failed(proxy, self.now), connection.peer;
+            End::Failed if proxy.hold_until(self.now).is_some() => {
+                warn!(self.log, "held by hand for as long as it may wait, and let go: {}", connection.peer;
+                    Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
+                    "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
+                    "DRAINED_DURATION_US" => age);
+            }
+            End::Failed => warn!(self.log, "no upstream took the connection of {}", connection.peer;
                 Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
                 "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
-                "DRAINED_DURATION_US" => age)
-            }
+                "DRAINED_DURATION_US" => age),
             End::Idle => info!(self.log, "closed {}: idle", connection.peer; Event::IdleTimeout,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
                 "DRAINED_UPSTREAM" => name.to_owned(), "DRAINED_CONNECTION" => connection.id,
@@ -256,13 +260,5 @@ impl Worker {
             slot.free();
             self.means.parking.iter_mut().for_each(|parking| parking.free.push(number));
         }
-    }
-}
-
-/// Why a client was let go that has waited.
-fn why_failed(proxy: &Proxy, now: u64) -> &'static str {
-    match proxy.hold_until(now) {
-        Some(_) => "held by hand for as long as it may wait, and let go:",
-        None => "no upstream took",
     }
 }

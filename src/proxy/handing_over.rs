@@ -242,12 +242,8 @@ impl Worker {
         let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
         self.counters(proxy).adopted.add(1);
         let shared = &self.roster[proxy];
-        // Who has none yet gets one below.
+        // Who has none yet gets one below; the others count for theirs already.
         let upstream = upstream.filter(|_| adopted.server.is_some());
-        if let Some(index) = upstream {
-            shared.upstream(index).enter();
-            shared.upstream(index).count_adopted();
-        }
         let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
         connection.slot = slot;
         if let Some(until) = &mut connection.connect_until {

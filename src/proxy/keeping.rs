@@ -34,6 +34,9 @@ impl Fleet {
                 known.unwrap_or_else(|| roster.push(Arc::new(Proxy::departed(name, self.mailboxes.len()))));
             let Some(proxy) = roster.get_mut(index) else { continue };
             let upstream = upstream.as_ref().and_then(|name| proxy.place_of(name));
+            if let Some(place) = upstream.filter(|_| adopted.server.is_some()) {
+                proxy.upstream(place).enter();
+            }
             proxy.active.fetch_add(1, Relaxed);
             self.active.fetch_add(1, Relaxed);
             self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);

@@ -100,7 +100,7 @@ fn the_end_of_a_hold_and_of_who_waits_in_it_are_told_as_what_they_are() {
     let client = connect(&drained.address());
     wait_held(&drained, 1);
     assert_eq!(end_of(&client), Ended::Fin);
-    drained.daemon.wait_line("held by hand for as long as it may wait, and let go: the connection of");
+    drained.daemon.wait_line("held by hand for as long as it may wait, and let go: ");
     drained.daemon.wait_line("the hold of the proxy p has come to its end");
     let end = drained.stop();
     assert_eq!((end.count("no upstream took"), end.count("has come to its end")), (0, 1), "{:#?}", end.lines);
