@@ -221,6 +221,9 @@ impl Worker {
     /// Takes in this worker's share of what was handed over.
     pub(super) fn adopt_all(&mut self) {
         let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
+        if !share.is_empty() {
+            fault::strike("adopt-hang", None);
+        }
         // Those who wait for an upstream come last, in the order in which they came first.
         let mut waiting = Vec::new();
         for placed in share {
