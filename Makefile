@@ -25,7 +25,7 @@ test-peers:
 
 killer: ## Kill the daemon at points chosen by a seed, for an hour or DRAINED_KILLER_SECONDS.
 	DRAINED_KILLER_SECONDS=$${DRAINED_KILLER_SECONDS:-3600} \
-	    cargo test $(CARGO_FLAGS) --test it -- --nocapture killer::not_one_byte
+	    cargo test $(CARGO_FLAGS) --test it -- --nocapture --test-threads=1 not_one_byte
 
 # The installed package under a real systemd 252 and a real 257, one test after the other: some
 # measure milliseconds, others load both cores.

@@ -52,6 +52,8 @@ events! {
     UpstreamUp = "upstream-up", "c9e30f244f2c0ae27ee835e1cf526cc6";
     /// The last connection of a drained upstream has ended.
     UpstreamDrained = "upstream-drained", "572e3ee607efc2e485dc675677830800";
+    /// A hold by hand came to the end that it was given.
+    HoldEnded = "hold-ended", "7018d95e315446e48d5987c834c4a38f";
     /// Somebody changed by the control socket what the daemon does, or was refused it.
     ByHand = "by-hand", "956de1a591675848c3912f1e15ace43d";
     /// A listener waits: max_connections is reached or file descriptors ran out.

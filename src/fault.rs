@@ -1,7 +1,7 @@
 //! Faults on purpose, for the tests of what follows from them. Not in a release build.
 //!
 //! `DRAINED_TEST_FAULT=worker-panic:3` has the worker panic that takes in the third connection;
-//! `worker-hang:3` has it hang. `step-hang` has the phase Drain hang. `kill:POINT:5` has the process
+//! `worker-hang:3` has it hang; `adopt-hang` the workers with something to adopt. `step-hang` has the phase Drain hang. `kill:POINT:5` has the process
 //! kill itself when it passes POINT for the fifth time: the points are where [`pass`] is called, and
 //! what is said there is what was just done.
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::config::{parse_duration, render_duration};
-use crate::control::by_hand::{ByHand, UpstreamDrain};
+use crate::control::by_hand::{ByHand, UpstreamByHand, UpstreamDrain};
 use crate::control::client;
 use crate::control::protocol::Call;
 use crate::control::status::UpstreamState;
@@ -146,7 +146,10 @@ impl Resume {
         match (self.wait, is_up(&answer)) {
             (true, false) => {
                 let time = render_duration(self.timeout);
-                let text = format!("{what} took no connection within {time}; it is tried on");
+                let text = match answer.down() {
+                    None => format!("{what} took no connection within {time}; it is tried on"),
+                    Some(why) => format!("{what} is not up after {time}: {why}; it is tried on"),
+                };
                 Err(Error::new(Exit::Unfinished, text))
             }
             _ if json => Ok(String::new()),
@@ -255,18 +258,19 @@ fn named(answer: &ByHand) -> String {
 
 /// A line for each upstream: what the drain does, or that an earlier one does it.
 fn begun(answer: &ByHand) -> String {
-    let line = |address: &str, left: u64, drain: &UpstreamDrain| {
-        let (left, time) = (connections(left), time_left(drain.left_ms));
-        match (drain.begun, drain.left_ms) {
-            (true, _) => format!("{address} of {} is being drained: {left}, cut in {time}", answer.proxy),
-            (false, 1..) => {
-                format!("{address} of {} is being drained already: {left}, cut in {time}", answer.proxy)
-            }
-            (false, 0) => format!("{address} of {} is drained already: {left} left", answer.proxy),
-        }
+    let line = |upstream: &UpstreamByHand, drain: &UpstreamDrain| {
+        let (left, time) = (connections(upstream.connections), time_left(drain.left_ms));
+        let how = match (upstream.state == UpstreamState::Drained, drain.begun, drain.left_ms) {
+            (true, true, _) => "is drained: it has no connection".to_owned(),
+            (true, false, _) => "is drained already: it has no connection".to_owned(),
+            (false, true, _) => format!("is being drained: {left}, cut in {time}"),
+            (false, false, 1..) => format!("is being drained already: {left}, cut in {time}"),
+            (false, false, 0) => format!("is being drained already: {left} left"),
+        };
+        format!("{} of {} {how}", upstream.address, answer.proxy)
     };
     let all = answer.upstreams.iter();
-    let lines = all.filter_map(|u| Some(line(&u.address, u.connections, u.drain.as_ref()?)));
+    let lines = all.filter_map(|u| Some(line(u, u.drain.as_ref()?)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -277,10 +281,8 @@ fn connections(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::by_hand::UpstreamByHand;
-
     fn upstream(address: &str, state: UpstreamState, drain: Option<UpstreamDrain>) -> UpstreamByHand {
-        UpstreamByHand { address: address.to_string(), state, connections: 3, drain }
+        UpstreamByHand { address: address.to_string(), state, connections: 3, drain, down: None }
     }
 
     #[test]
@@ -296,6 +298,13 @@ mod tests {
             begun(&answer),
             "127.0.0.1:1 of web is being drained: 3 connections, cut in 1h\n\
              127.0.0.1:2 of web is being drained already: 3 connections, cut in 1h"
+        );
+        let mut drained = answer.clone();
+        drained.upstreams.iter_mut().for_each(|upstream| upstream.state = UpstreamState::Drained);
+        assert_eq!(
+            begun(&drained),
+            "127.0.0.1:1 of web is drained: it has no connection\n\
+             127.0.0.1:2 of web is drained already: it has no connection"
         );
         assert_eq!(named(&answer), "web (2 upstreams)");
         assert!(!is_drained(&answer) && !is_resumed(&answer) && !is_up(&answer));

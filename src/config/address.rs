@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::{ListenAddress, MetricsAddress, UnixPath, UpstreamAddress};
 
@@ -107,6 +108,15 @@ impl fmt::Display for MetricsAddress {
             MetricsAddress::Tcp(address) => address.fmt(f),
             MetricsAddress::Unix(path) => path.fmt(f),
         }
+    }
+}
+
+impl FromStr for UpstreamAddress {
+    type Err = String;
+
+    /// As the configuration has it.
+    fn from_str(text: &str) -> Result<UpstreamAddress, String> {
+        upstream(text)
     }
 }
 

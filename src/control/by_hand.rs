@@ -34,6 +34,9 @@ pub struct UpstreamByHand {
     pub connections: u64,
     /// The drain that goes on or is over; null where it is not drained.
     pub drain: Option<UpstreamDrain>,
+    /// Where it is down: what speaks against it, in words. Left out elsewhere, and where nothing was met yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
 }
 
 /// The drain of one upstream.
@@ -65,6 +68,13 @@ impl ByHand {
         self.upstreams.iter().map(|upstream| upstream.connections).sum()
     }
 
+    /// Why those are down that are, one after the other.
+    pub fn down(&self) -> Option<String> {
+        let all = self.upstreams.iter().filter_map(|upstream| upstream.down.as_deref());
+        let all: Vec<_> = all.collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// The drains of all upstreams that are drained.
     pub fn drains(&self) -> impl Iterator<Item = &UpstreamDrain> {
         self.upstreams.iter().filter_map(|upstream| upstream.drain.as_ref())
@@ -88,6 +98,7 @@ mod tests {
                 state: UpstreamState::Draining,
                 connections: 3,
                 drain: Some(UpstreamDrain { begun: true, began_with: 7, cut: 1, left_ms: 900 }),
+                down: None,
             }],
         };
         let json = concat!(

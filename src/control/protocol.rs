@@ -7,11 +7,14 @@
 //!
 //! The version changes when an old reader would misread a new line; added fields do not change it.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::connections::Query;
+use crate::config::render_duration;
 
 /// The version of the protocol that this program speaks.
 pub const VERSION: u32 = 1;
@@ -21,6 +24,9 @@ pub const LONGEST_REQUEST: usize = 64 << 10;
 
 /// The longest reply that a client takes, in bytes.
 pub const LONGEST_REPLY: usize = 16 << 20;
+
+/// The longest time that a drain or a hold may be given, in milliseconds: 24 hours.
+pub const LONGEST_TIMEOUT: u64 = 24 * 60 * 60 * 1_000;
 
 /// What the daemon can be asked. A call's arguments are fields beside its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +115,7 @@ impl Call {
         }
     }
 
-    /// Its word and what it is about, for the journal: names of strangers are shortened and quoted.
+    /// Its word, what it is about and for how long, for the journal: names of strangers are shortened and quoted.
     pub fn words(&self) -> String {
         let about = match self {
             Call::Status | Call::Connections(_) | Call::Reload => vec![],
@@ -128,7 +134,29 @@ impl Call {
                 false => words.push_str(&format!(" {:?}", name.chars().take(128).collect::<String>())),
             }
         }
+        if let Some(ms) = self.timeout() {
+            words.push_str(&format!(" --timeout {}", render_duration(Duration::from_millis(ms))));
+        }
         words
+    }
+
+    /// For how long, in milliseconds, if it says so.
+    fn timeout(&self) -> Option<u64> {
+        match self {
+            Call::Drain { timeout_ms, .. } | Call::Hold { timeout_ms, .. } => *timeout_ms,
+            _ => None,
+        }
+    }
+
+    /// Whether it asks for what can be had, whatever is configured.
+    ///
+    /// # Errors
+    /// Says what is too much.
+    pub fn check(&self) -> Result<(), String> {
+        match self.timeout().filter(|ms| *ms > LONGEST_TIMEOUT) {
+            Some(ms) => Err(format!("timeout_ms is {ms}: it may be {LONGEST_TIMEOUT} at the most, 24 hours")),
+            None => Ok(()),
+        }
     }
 
     /// The request's line, its end included.
@@ -224,6 +252,14 @@ mod tests {
     fn names_of_strangers_go_quoted_and_short_into_the_journal() {
         let hold = |proxy: &str| Call::Hold { proxy: proxy.to_string(), timeout_ms: None }.words();
         assert_eq!(hold("web"), "hold web");
+        let drain = Call::Drain { proxy: "web".into(), upstream: None, timeout_ms: Some(90_000) };
+        assert_eq!(drain.words(), "drain web --timeout 90s");
+        assert!(drain.check().is_ok());
+        let hold = |ms| Call::Hold { proxy: "web".into(), timeout_ms: Some(ms) };
+        assert!(hold(LONGEST_TIMEOUT).check().is_ok());
+        let refused = hold(LONGEST_TIMEOUT + 1).check().unwrap_err();
+        assert_eq!(refused, "timeout_ms is 86400001: it may be 86400000 at the most, 24 hours");
+        let hold = |proxy: &str| Call::Hold { proxy: proxy.to_string(), timeout_ms: None }.words();
         assert_eq!(hold("a\nb c"), r#"hold "a\nb c""#);
         assert!(hold(&"x".repeat(60_000)).len() < 200);
     }

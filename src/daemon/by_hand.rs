@@ -17,17 +17,18 @@ use slog::{Logger, info, warn};
 
 use super::report;
 use crate::control::by_hand::{ByHand, UpstreamByHand, UpstreamDrain};
-use crate::control::operator::Who;
-use crate::control::protocol::Call;
+use crate::control::operator::{Credentials, Who};
+use crate::control::protocol::{Call, LONGEST_TIMEOUT};
+use crate::control::status::UpstreamState;
 use crate::event::Event;
 use crate::proxy::{self, Fleet};
 use crate::sys::clock::monotonic_ms;
 
 /// The longest file that is read.
 const LONGEST_FILE: u64 = 4 << 20;
-/// The longest drain or hold with an end: what a file says beyond it is of another boot.
-const LONGEST: u64 = 24 * 60 * 60 * 1_000;
 const VERSION: u32 = 1;
+/// How many characters of a reason the journal gets.
+const LONGEST_REASON: usize = 300;
 /// Refused calls a second that have an entry of their own.
 const REFUSALS_LOGGED: u32 = 10;
 
@@ -55,6 +56,9 @@ struct Kept {
 struct KeptProxy {
     name: String,
     hold_until: Option<u64>,
+    /// For how long clients wait in that hold at the least, in milliseconds.
+    #[serde(default)]
+    hold_bound: u64,
     drained: Vec<(String, u64, u64)>,
 }
 
@@ -76,11 +80,16 @@ pub fn restore(fleet: &Fleet, file: &Path, log: &Logger) {
         }
     };
     let now = monotonic_ms();
-    let sane =
-        |(name, since, deadline): (String, u64, u64)| (name, since.min(now), deadline.min(now + LONGEST));
+    // What a file says beyond the longest drain or hold is of another boot.
+    let sane = |(name, since, deadline): (String, u64, u64)| {
+        (name, since.min(now), deadline.min(now + LONGEST_TIMEOUT))
+    };
     let of = |kept: KeptProxy| {
-        let hold_until = kept.hold_until.filter(|until| *until == u64::MAX || *until <= now + LONGEST);
-        (kept.name, proxy::ByHand { hold_until, drained: kept.drained.into_iter().map(sane).collect() })
+        let hold_until =
+            kept.hold_until.filter(|until| *until == u64::MAX || *until <= now + LONGEST_TIMEOUT);
+        let hold_bound = kept.hold_bound.min(LONGEST_TIMEOUT);
+        let drained = kept.drained.into_iter().map(sane).collect();
+        (kept.name, proxy::ByHand { hold_until, hold_bound, drained })
     };
     let all: Vec<_> = kept.proxies.into_iter().map(of).collect();
     if fleet.restore_by_hand(&all) {
@@ -120,6 +129,7 @@ fn keep(fleet: &Fleet, file: &Path) -> io::Result<()> {
     let of = |(name, set): (String, proxy::ByHand)| KeptProxy {
         name,
         hold_until: set.hold_until,
+        hold_bound: set.hold_bound,
         drained: set.drained,
     };
     let proxies: Vec<_> = fleet.by_hand().into_iter().map(of).collect();
@@ -151,20 +161,31 @@ pub fn change(
     (refusals, log): (&Refusals, &Logger),
 ) -> Result<ByHand, String> {
     permit(call, who, refusals, log)?;
-    let ms = |ms: &Option<u64>| ms.map(|ms| Duration::from_millis(ms.min(LONGEST)));
+    let done = call.check().and_then(|()| do_it(fleet, file, call, log));
+    let outcome = match &done {
+        Ok(answer) if answer.changed => Ok("done"),
+        Ok(_) => Ok("nothing to change, it was so already"),
+        Err(message) => Err(message.as_str()),
+    };
+    say(call, who, outcome, log);
+    done
+}
+
+fn do_it(fleet: &Fleet, file: &Path, call: &Call, log: &Logger) -> Result<ByHand, String> {
+    let ms = |ms: &Option<u64>| ms.map(Duration::from_millis);
     let (name, upstream, changed, begun) = match call {
         Call::Drain { proxy, upstream, timeout_ms } => {
             let begun = fleet.drain_upstreams(proxy, upstream.as_deref(), ms(timeout_ms))?;
             (proxy, upstream.as_deref(), !begun.is_empty(), begun)
         }
         Call::Resume { proxy, upstream } => {
-            let held = fleet.find_proxy(proxy)?.hold_until(monotonic_ms()).is_some() && upstream.is_none();
+            let held = upstream.is_none() && fleet.find_proxy(proxy)?.hold_until(monotonic_ms()).is_some();
             let resumed = fleet.resume(proxy, upstream.as_deref())?;
             (proxy, upstream.as_deref(), held || !resumed.is_empty(), Vec::new())
         }
         Call::Hold { proxy, timeout_ms } => {
-            let is_new = fleet.hold(proxy, ms(timeout_ms))?;
-            (proxy, None, is_new, Vec::new())
+            let changed = fleet.hold(proxy, ms(timeout_ms))?;
+            (proxy, None, changed, Vec::new())
         }
         _ => return Err("the call changes nothing".to_string()),
     };
@@ -188,7 +209,7 @@ fn tell(
     begun: &[String],
 ) -> Result<ByHand, String> {
     let now = monotonic_ms();
-    let proxy = fleet.find_proxy(name)?;
+    let proxy = fleet.find_proxy_or_left(name)?;
     let of = |upstream: &Arc<proxy::Upstream>| {
         let drain = upstream.drain_times().map(|(_, deadline)| {
             let (began_with, cut) = upstream.drain_counts();
@@ -202,7 +223,8 @@ fn tell(
         // In this order: what is said to be drained has no connection.
         let state = report::upstream_state(upstream, fleet.is_settled());
         let connections = u64::from(upstream.active());
-        UpstreamByHand { address: upstream.name.clone(), state, connections, drain }
+        let down = upstream.why_down().filter(|_| state == UpstreamState::Down);
+        UpstreamByHand { address: upstream.name.clone(), state, connections, drain, down }
     };
     let hold = proxy.hold_until(now);
     Ok(ByHand {
@@ -215,36 +237,41 @@ fn tell(
     })
 }
 
+/// Tells the journal what came of a call that may change something: what was done, or why nothing was.
+pub fn say(call: &Call, who: &Who, outcome: Result<&str, &str>, log: &Logger) {
+    let Some(who) = who.credentials else { return };
+    let (asked, whom) = (call.words(), format!("pid {}, uid {}, gid {}", who.pid, who.uid, who.gid));
+    let (refused, what) = match outcome {
+        Ok(what) => ("", what),
+        Err(why) => ("refused: ", why),
+    };
+    // It may repeat what was asked for.
+    let what: String = what.chars().take(LONGEST_REASON).collect();
+    info!(log, "{refused}{asked}, asked for by {whom}: {what}"; Event::ByHand, "DRAINED_CALL" => asked.clone(),
+        "DRAINED_PEER_PID" => who.pid, "DRAINED_PEER_UID" => who.uid, "DRAINED_PEER_GID" => who.gid);
+}
+
 /// Root and the daemon's own user may change what it does; everybody else who may connect, look.
-/// Either is told to the journal, refusals as far as they are not many.
+/// The journal is told of refusals, as far as they are not many.
 ///
 /// # Errors
 /// What somebody is told who may not.
 pub fn permit(call: &Call, who: &Who, refusals: &Refusals, log: &Logger) -> Result<(), String> {
-    let Some(who) = who.credentials else {
+    let Some(Credentials { uid, .. }) = who.credentials else {
         return Err("refused: the kernel does not say who asks".to_string());
     };
-    let may = who.uid == 0 || who.uid == geteuid().as_raw();
-    let (asked, whom) = (call.words(), format!("pid {}, uid {}, gid {}", who.pid, who.uid, who.gid));
-    let said = if may { "" } else { "refused: " };
-    if may || refusals.may_be_logged() {
-        info!(log, "{said}{asked}, asked for by {whom}"; Event::ByHand, "DRAINED_CALL" => asked.clone(),
-        "DRAINED_PEER_PID" => who.pid, "DRAINED_PEER_UID" => who.uid, "DRAINED_PEER_GID" => who.gid);
+    if uid == 0 || uid == geteuid().as_raw() {
+        return Ok(());
     }
-    match may {
-        true => Ok(()),
-        false => Err(format!(
-            "refused: only root and the user of drained may {}, you are uid {}",
-            call.verb(),
-            who.uid
-        )),
+    if refusals.may_be_logged() {
+        say(call, who, Err("only root and the user of drained may change something"), log);
     }
+    Err(format!("refused: only root and the user of drained may {}, you are uid {uid}", call.verb()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::operator::Credentials;
 
     #[test]
     fn root_and_the_own_user_may_change_and_nobody_else() {

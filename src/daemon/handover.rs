@@ -1,6 +1,6 @@
 //! The daemon's side of a handover: what it leaves to the store, and what it finds there.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::config::{Handover, OnRestart};
 use crate::event::Event;
 use crate::fault;
 use crate::handover::adopt::Estate;
-use crate::handover::{LEDGER, LISTENER, LOT};
+use crate::handover::{LEDGER, LOT};
 use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Listener};
 use crate::sys::clock::monotonic_ms;
@@ -26,6 +26,8 @@ const PARK: Duration = Duration::from_secs(5);
 /// How long systemd may take to fetch it.
 const FETCH: Duration = Duration::from_secs(5);
 
+/// How long messages may take on their way to systemd.
+const SENT: Duration = Duration::from_millis(200);
 /// How long systemd may take to let go of closed listeners.
 const LET_GO: Duration = Duration::from_secs(1);
 
@@ -105,12 +107,12 @@ pub fn say_adopted(fleet: &Fleet, estate: &Estate, began: Instant, handle: &Hand
         info!(log, "adopted {connections} and {listeners}{after}"; Event::Adopted,
             "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
     }
-    let notifier = handle.notifier();
-    if !estate.listeners.is_empty() {
-        remove(notifier, LISTENER, log);
-        // Until it is out of the store too, shutdown(2) alone has clients refused.
-        estate.listeners.iter().for_each(|fd| _ = socket::shutdown(fd.as_raw_fd(), Shutdown::Both));
+    let used: Vec<_> = fleet.own_listeners().iter().map(|listener| listener.stored_as()).collect();
+    for name in estate.listener_names.iter().filter(|name| !used.contains(name)) {
+        remove(handle.notifier(), name, log);
     }
+    // Until it is out of the store too, shutdown(2) alone has clients refused.
+    estate.listeners.iter().for_each(|fd| _ = socket::shutdown(fd.as_raw_fd(), Shutdown::Both));
 }
 
 /// Has the store keep the listeners, so that nobody is refused while no process listens. Says it once
@@ -125,38 +127,31 @@ pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
         warn!(log, "a restart will drain instead of handing over: the unit needs FileDescriptorStoreMax=512");
         return;
     }
-    let listeners = fleet.own_listeners();
-    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| Listener::as_fd(listener)).collect();
-    if let Err(error) = notifier.fdstore(LISTENER, &fds) {
-        warn!(log, "cannot store the listeners: {error}");
-    }
+    store_more(&fleet.own_listeners(), notifier, log);
 }
 
-/// Has the store keep listeners in addition.
+/// Has the store keep listeners in addition, each under its own name.
 pub fn store_more(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
-    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| Listener::as_fd(listener)).collect();
-    if let Err(error) = notifier.fdstore(LISTENER, &fds) {
-        warn!(log, "cannot store the listeners: {error}");
+    for listener in listeners {
+        if let Err(error) = notifier.fdstore(&listener.stored_as(), &[listener.as_fd()]) {
+            warn!(log, "cannot store the listeners: {error}");
+        }
     }
 }
 
-/// Takes closed listeners out of the store: systemd removes all of one name, so the others are stored again right
-/// behind it. Returns when systemd has let go of them, so that their addresses are free.
-pub fn store_anew(fleet: &Fleet, stores: bool, notifier: &Notifier, log: &Logger) {
-    if !notifier.is_connected() {
-        return;
+/// Takes listeners out of the store, before nobody is let into their backlogs any more: one that lets in nobody
+/// would be of no use to the next incarnation.
+pub fn remove_listeners(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
+    if !listeners.is_empty() {
+        listeners.iter().for_each(|listener| remove(notifier, &listener.stored_as(), log));
+        notifier.flush(SENT);
     }
-    remove(notifier, LISTENER, log);
-    if stores {
-        store_more(&fleet.own_listeners(), notifier, log);
-    }
+}
+
+/// Waits until systemd has let go of them, so that their addresses are free.
+pub fn wait_removed(notifier: &Notifier) {
     // Late it does no harm but to those who want the same address at once.
     let _ = notifier.barrier(LET_GO);
-}
-
-/// Takes the listeners out of the store: they are to be closed.
-pub fn remove_listeners(notifier: &Notifier, log: &Logger) {
-    remove(notifier, LISTENER, log);
 }
 
 /// Takes ledger and lots out of the store: nobody is left whom they could serve.

@@ -38,7 +38,7 @@ impl Looking {
     /// Answers later.
     pub fn answer(&self, query: Query, reply: Reply) {
         let upstreams = |proxy: &'_ crate::proxy::Proxy| {
-            proxy.upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>()
+            proxy.all_upstreams().map(|u| u.name.clone()).collect::<Vec<_>>()
         };
         let names: Vec<_> =
             self.fleet.proxies().iter().map(|p| (p.config.name.clone(), upstreams(p))).collect();
@@ -122,8 +122,7 @@ fn sort(fleet: &Roster, rows: &mut [Row], by: Sort) {
 }
 
 fn upstream<'a>(fleet: &'a Roster, row: &Row) -> Option<&'a str> {
-    let upstreams = &fleet[row.proxy].upstreams;
-    Some(&upstreams.get(usize::from(row.upstream?))?.name)
+    Some(&fleet[row.proxy].upstream_at(row.upstream?)?.name)
 }
 
 fn told(fleet: &Roster, row: &Row) -> connections::Row {

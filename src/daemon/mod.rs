@@ -191,9 +191,13 @@ fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Lo
             proxy::run_worker(shared, roster, index, &token, log)
         });
     }
-    let (fleet, handle) = (fleet.clone(), life.handle());
+    let (fleet, handle, log) = (fleet.clone(), life.handle(), log.clone());
     life.worker("status", GRACE, move |token| {
         while token.wait(STATUS_INTERVAL) == StopLevel::Running {
+            for name in fleet.ended_holds() {
+                info!(log, "the hold of the proxy {name} has come to its end: clients go through again";
+                    Event::HoldEnded, "DRAINED_PROXY" => name.clone());
+            }
             if handle.state() == State::Running {
                 handle.notifier().status(report::running_text(&fleet));
             }

@@ -39,7 +39,11 @@ impl Operator for Daemon {
     fn answer(&self, call: Call, who: &Who, reply: Reply) {
         match call {
             Call::Reload => match by_hand::permit(&call, who, &self.refusals, &self.log) {
-                Ok(()) => self.reload.ask(&self.handle, reply),
+                Ok(()) => {
+                    let (who, log) = (*who, self.log.clone());
+                    let say = move |outcome: Result<&str, &str>| by_hand::say(&call, &who, outcome, &log);
+                    self.reload.ask(&self.handle, say, reply);
+                }
                 Err(message) => reply.refuse(&message),
             },
             Call::Status => reply.ok(&report::status(&self.fleet, &self.handle)),

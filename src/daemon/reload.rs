@@ -40,15 +40,22 @@ pub struct Reloader {
 pub struct Last(Arc<Mutex<Reload>>);
 
 impl Last {
-    /// Asks for a reload; `reply` is told what came of it.
-    pub fn ask(&self, handle: &Handle, reply: Reply) {
+    /// Asks for a reload; `reply` is told what came of it, and before that `say` whether it was done.
+    pub fn ask(&self, handle: &Handle, say: impl FnOnce(Result<&str, &str>) + Send + 'static, reply: Reply) {
         let (last, notifier) = (self.clone(), handle.notifier().clone());
         handle.reload(move |result| {
             // Then systemd has heard of the end of the reload before `systemctl reload` is over.
             notifier.flush(FLUSH);
             match result {
-                Ok(()) => reply.ok(&*lock(&last.0)),
-                Err(error) => reply.ok(&refused(error)),
+                Ok(()) => {
+                    say(Ok("done"));
+                    reply.ok(&*lock(&last.0));
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    say(Err(text.lines().next().unwrap_or_default()));
+                    reply.ok(&refused(error));
+                }
             }
         });
     }
@@ -75,20 +82,27 @@ impl Reloader {
         fault::pass("reload-read");
         let prepared = self.fleet.prepare(&next.proxies)?;
         fault::pass("reload-prepared");
-        let leftover = self.fleet.commit(prepared)?;
+        let (notifier, log) = (self.handle.notifier(), &self.log);
+        let stores = self.in_force.reloaded(next.clone()).handover != handover::NEVER;
+        // Before they are used: a crash from then on finds them there.
+        let opened = prepared.opened();
+        if stores {
+            handover::store_more(&opened, notifier, log);
+        }
+        fault::pass("reload-stored");
+        let leftover = self.fleet.commit(prepared).inspect_err(|_| {
+            handover::remove_listeners(&opened, notifier, log);
+        })?;
+        drop(opened);
         let difference = self.in_force.difference(&next);
         self.in_force = self.in_force.reloaded(next);
         *lock(&self.on_restart) = self.in_force.handover.on_restart;
-        let stores = self.in_force.handover != handover::NEVER;
-        let (notifier, log) = (self.handle.notifier(), &self.log);
-        if stores {
-            handover::store_more(&leftover.opened, notifier, log);
-        }
-        fault::pass("reload-stored");
         if let Some(kept) = &self.kept {
             by_hand::keep_or_warn(&self.fleet, kept, log);
         }
-        let closes = leftover.closes;
+        let closes = leftover.closes();
+        handover::remove_listeners(&leftover.closing(), notifier, log);
+        fault::pass("reload-removed");
         if !self.fleet.finish(leftover) {
             warn!(
                 log,
@@ -96,7 +110,7 @@ impl Reloader {
             );
         }
         if closes {
-            handover::store_anew(&self.fleet, stores, notifier, log);
+            handover::wait_removed(notifier);
         }
         notifier.status(report::running_text(&self.fleet));
         let took = began.elapsed();

@@ -133,8 +133,8 @@ impl Stop {
             return Ok(());
         }
         let until = context.deadline().min(Instant::now() + REFUSE);
+        handover::remove_listeners(&self.fleet.own_listeners(), context.notifier(), context.log());
         let refused = self.fleet.refuse(until, || context.hurried());
-        handover::remove_listeners(context.notifier(), context.log());
         match refused {
             true => Ok(()),
             false => Err(Error::new(Exit::Software, "a worker did not close its listeners")),

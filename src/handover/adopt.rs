@@ -12,7 +12,7 @@ use nix::sys::stat::{SFlag, fstat};
 use super::ledger::{self, Left, LotEntry, Unreadable};
 use super::names::Names;
 use super::record::{Flags, Record, State, Way};
-use super::{LEDGER, LISTENER, LOT, lot};
+use super::{LEDGER, LOT, is_listener, lot};
 use crate::fault;
 use crate::sys::pipe::Pipe;
 use crate::sys::{ends, socket};
@@ -60,6 +60,8 @@ pub struct LeftLot {
 pub struct Estate {
     /// Listeners that it had bound.
     pub listeners: Vec<OwnedFd>,
+    /// The names that the store has them under.
+    pub listener_names: Vec<String>,
     /// Connections with everything that belongs to them. They are large and go through many hands.
     pub connections: Vec<Box<Adopted>>,
     /// The proxies and upstreams that it knew.
@@ -90,7 +92,10 @@ pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
         match name.as_str() {
             LEDGER => ledgers.push(fd),
             LOT => lots.push(fd),
-            LISTENER => estate.listeners.push(fd),
+            name if is_listener(name) => {
+                estate.listener_names.push(name.to_owned());
+                estate.listeners.push(fd);
+            }
             _ => passed.push(PassedFd { name, fd }),
         }
     }

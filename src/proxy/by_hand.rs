@@ -22,6 +22,8 @@ pub(super) struct UpstreamDrain {
     began_with: AtomicU32,
     /// Those of them that the deadline ended.
     cut: AtomicU32,
+    /// Its end was told to the journal.
+    told: AtomicBool,
 }
 
 /// What clients of a proxy wait for.
@@ -29,6 +31,8 @@ pub(super) struct UpstreamDrain {
 pub(super) struct Hold {
     /// Until when an administrator holds them; 0: nobody does.
     until: AtomicU64,
+    /// For how long they wait at the least while it lasts, in milliseconds, whatever a reload says meanwhile.
+    bound: AtomicU64,
     /// Clients that wait, of all workers.
     pub held: AtomicU32,
 }
@@ -38,6 +42,8 @@ pub(super) struct Hold {
 pub struct ByHand {
     /// Clients are held until then; `u64::MAX`: without an end.
     pub hold_until: Option<u64>,
+    /// For how long each waits at the least in that hold, in milliseconds; 0 where there is none.
+    pub hold_bound: u64,
     /// Upstreams that are drained, each with the beginning and the deadline of its drain.
     pub drained: Vec<(String, u64, u64)>,
 }
@@ -58,15 +64,18 @@ impl Upstream {
         (self.drain.began_with.load(Relaxed), self.drain.cut.load(Relaxed))
     }
 
-    /// One of the last incarnation's is there: the drain goes on with it.
-    pub(super) fn count_adopted(&self) {
-        if self.is_closed() {
-            self.drain.began_with.fetch_add(1, Relaxed);
-        }
+    /// Its drain has come to its end: true once.
+    pub(super) fn has_drained(&self) -> bool {
+        self.is_closed() && self.active() == 0 && !self.drain.told.swap(true, Relaxed)
     }
 
     pub(super) fn count_cut(&self) {
         self.drain.cut.fetch_add(1, Relaxed);
+    }
+
+    /// Its drain is over, whether or not it has come to its end.
+    pub(super) fn open(&self) {
+        self.drain.on.store(false, Relaxed);
     }
 
     fn close(&self, since: u64, deadline: u64) {
@@ -74,6 +83,7 @@ impl Upstream {
         self.drain.deadline.store(deadline, Relaxed);
         self.drain.began_with.store(self.active(), Relaxed);
         self.drain.cut.store(0, Relaxed);
+        self.drain.told.store(false, Relaxed);
         self.drain.on.store(true, Relaxed);
     }
 }
@@ -88,6 +98,25 @@ impl Proxy {
     /// `u64::MAX` for no end.
     pub fn hold_until(&self, now: u64) -> Option<u64> {
         Some(self.hold.until.load(Relaxed)).filter(|until| *until > now)
+    }
+
+    /// For how long a client waits that was just accepted, in milliseconds.
+    pub(super) fn patience(&self, now: u64) -> u64 {
+        let configured = self.config.hold.as_millis() as u64;
+        let by_hand = self.hold_until(now).map_or(0, |_| self.hold.bound.load(Relaxed));
+        configured.max(by_hand)
+    }
+
+    /// Has its new clients held until then.
+    fn hold_by_hand(&self, until: u64, bound: u64) {
+        self.hold.bound.store(bound, Relaxed);
+        self.hold.until.store(until, Relaxed);
+    }
+
+    /// A hold by hand had an end that has come: true once.
+    fn take_end_of_hold(&self, now: u64) -> bool {
+        let until = self.hold.until.load(Relaxed);
+        until != 0 && until <= now && self.hold.until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok()
     }
 
     /// Some upstream takes connections, as far as is known.
@@ -119,6 +148,17 @@ impl Fleet {
         })
     }
 
+    /// The same for somebody who looks on: also one that is configured no longer and not gone yet.
+    ///
+    /// # Errors
+    /// There is none: names those that are configured.
+    pub fn find_proxy_or_left(&self, name: &str) -> Result<Arc<Proxy>, String> {
+        self.find_proxy(name).or_else(|error| {
+            let roster = self.proxies();
+            roster.iter().rev().find(|proxy| proxy.config.name == name).cloned().ok_or(error)
+        })
+    }
+
     /// Has upstreams of a proxy, all of them if none is named, take no new connections and drains those
     /// that they have, by `timeout` or the proxy's own deadline. One that is drained already goes on as it
     /// does. Tells which are drained from now on.
@@ -141,7 +181,9 @@ impl Fleet {
                 begun.push(upstream.name.clone());
             }
         }
-        self.tell_all(Command::ByHand);
+        if !begun.is_empty() {
+            self.tell_all(Command::ByHand);
+        }
         Ok(begun)
     }
 
@@ -157,7 +199,7 @@ impl Fleet {
             if upstream.is_closed() {
                 // In this order, so that nobody takes it for up in between.
                 upstream.begin_anew();
-                upstream.drain.on.store(false, Relaxed);
+                upstream.open();
                 resumed.push(upstream.name.clone());
             }
         }
@@ -168,13 +210,14 @@ impl Fleet {
         Ok(resumed)
     }
 
-    /// Has new clients of a proxy wait, for `timeout` or until it is resumed. True if they did not already.
+    /// Has new clients of a proxy wait, for `timeout` or until it is resumed. True if they did not already, or
+    /// had another end of it.
     ///
     /// # Errors
     /// There is no such proxy, or it lets clients go at once.
     pub fn hold(&self, proxy: &str, timeout: Option<Duration>) -> Result<bool, String> {
         let proxy = self.find_proxy(proxy)?;
-        if proxy.config.hold.is_zero() {
+        if proxy.patience(monotonic_ms()) == 0 {
             let name = &proxy.config.name;
             return Err(format!(
                 "the proxy {name:?} has hold = \"0s\", so no client would wait: set it to more"
@@ -182,10 +225,18 @@ impl Fleet {
         }
         let now = monotonic_ms();
         let until = timeout.map_or(FOR_EVER, |timeout| now + timeout.as_millis() as u64);
-        let is_new = proxy.hold_until(now).is_none();
-        proxy.hold.until.store(until, Relaxed);
+        let changed = proxy.hold_until(now) != Some(until);
+        proxy.hold_by_hand(until, proxy.patience(now));
         self.tell_all(Command::ByHand);
-        Ok(is_new)
+        Ok(changed)
+    }
+
+    /// The proxies whose hold by hand has ended by itself, each once.
+    pub fn ended_holds(&self) -> Vec<String> {
+        let now = monotonic_ms();
+        let roster = self.proxies();
+        let ended = roster.iter().filter(|proxy| proxy.take_end_of_hold(now));
+        ended.map(|proxy| proxy.config.name.clone()).collect()
     }
 
     /// What is set of all proxies.
@@ -193,9 +244,12 @@ impl Fleet {
         let now = monotonic_ms();
         let of = |proxy: &Proxy| ByHand {
             hold_until: proxy.hold_until(now),
+            hold_bound: proxy.hold_until(now).map_or(0, |_| proxy.hold.bound.load(Relaxed)),
             drained: proxy
-                .upstreams
-                .iter()
+                .all_upstreams()
+                .filter(|upstream| {
+                    proxy.upstreams.iter().any(|u| Arc::ptr_eq(u, upstream)) || upstream.active() > 0
+                })
                 .filter_map(|u| u.drain_times().map(|(since, deadline)| (u.name.clone(), since, deadline)))
                 .collect(),
         };
@@ -212,12 +266,15 @@ impl Fleet {
         for (name, by_hand) in all {
             let Ok(proxy) = self.find_proxy(name) else { continue };
             if let Some(until) = by_hand.hold_until {
-                proxy.hold.until.store(until, Relaxed);
+                let configured = proxy.config.hold.as_millis() as u64;
+                proxy.hold_by_hand(until, configured.max(by_hand.hold_bound));
                 any = true;
             }
             for (name, since, deadline) in &by_hand.drained {
-                for upstream in proxy.upstreams.iter().filter(|upstream| upstream.name == *name) {
+                for upstream in proxy.all_upstreams().filter(|upstream| upstream.name == *name) {
                     upstream.close(*since, *deadline);
+                    // Its end was told by the last incarnation, unless that left connections of it.
+                    upstream.drain.told.store(upstream.active() == 0, Relaxed);
                     any = true;
                 }
             }
@@ -240,13 +297,15 @@ impl Fleet {
 }
 
 impl Proxy {
-    /// The upstream of that name, or all.
+    /// The upstream of that name, or all: also those that are configured no longer and have connections yet,
+    /// or were drained with those.
     ///
     /// # Errors
     /// There is none: names those that there are.
     pub fn find_upstreams(&self, name: Option<&str>) -> Result<Vec<&Arc<Upstream>>, String> {
         let is_asked = |upstream: &&Arc<Upstream>| name.is_none_or(|name| upstream.name == name);
-        let found: Vec<_> = self.upstreams.iter().filter(is_asked).collect();
+        let retired = self.retired.iter().filter(|upstream| upstream.is_closed() || upstream.active() > 0);
+        let found: Vec<_> = self.upstreams.iter().chain(retired).filter(is_asked).collect();
         if found.is_empty() {
             let known: Vec<_> = self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
             let (asked, proxy) = (name.unwrap_or_default(), &self.config.name);

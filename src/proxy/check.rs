@@ -249,6 +249,9 @@ impl Worker {
         if check.tally.healthy != healthy {
             check.tally = Tally { healthy, against: 0 };
         }
+        if !good {
+            upstream.note(why);
+        }
         let news = check.tally.note(good, config.rise, config.fall);
         match news.filter(|healthy| upstream.set_healthy(*healthy)) {
             Some(true) => {

@@ -109,9 +109,9 @@ impl Worker {
         let timeout = self.roster[connection.proxy].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
-        if let Some(upstream) = upstream.map(usize::from) {
-            self.proxy(proxy).upstreams[upstream].leave();
-            self.upstream_failed(proxy, upstream, why);
+        if let Some(upstream) = upstream {
+            self.proxy(proxy).upstream(upstream).leave();
+            self.upstream_failed(proxy, usize::from(upstream), why);
         }
         self.connect(key);
     }
@@ -175,6 +175,9 @@ impl Worker {
     fn upstream_failed(&mut self, proxy: u16, index: usize, why: &str) {
         let shared = self.proxy(proxy);
         let upstream = &shared.upstreams[index];
+        if upstream.is_up() {
+            upstream.note(why);
+        }
         if !upstream.set_up(false) {
             return;
         }
@@ -193,7 +196,7 @@ impl Worker {
         if upstream.is_up() || upstream.is_closed() {
             self.remove_probe(key);
         } else if probe.fd.take().is_some() {
-            self.probe_failed(key);
+            self.probe_failed(key, "no answer within connect_timeout");
         } else {
             match socket::start_connect(&upstream.address) {
                 Ok(Connecting::Done(_)) => self.probe_succeeded(key),
@@ -205,7 +208,7 @@ impl Worker {
                     let until = self.now + shared.config.connect_timeout.as_millis() as u64;
                     self.arm(key, until);
                 }
-                Err(_) => self.probe_failed(key),
+                Err(errno) => self.probe_failed(key, errno.desc()),
             }
         }
     }
@@ -217,12 +220,17 @@ impl Worker {
         let Some(fd) = probe.fd.take() else { return };
         match socket::take_error(fd.as_fd()) {
             Ok(()) => self.probe_succeeded(key),
-            Err(_) => self.probe_failed(key),
+            Err(errno) => self.probe_failed(key, errno.desc()),
         }
     }
 
-    fn probe_failed(&mut self, key: Key) {
+    fn probe_failed(&mut self, key: Key, why: &str) {
         let Some(Entry::Probe(probe)) = self.table.remove(key) else { return };
+        let upstream = self.proxy(probe.proxy).upstream(probe.upstream);
+        // What the checks say weighs more.
+        if upstream.is_healthy() {
+            upstream.note(why);
+        }
         let pause = probe.pause;
         // A new key: the timer of the try that is over finds nothing.
         let key = self.table.insert(Entry::Probe(probe.again()));

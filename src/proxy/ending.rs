@@ -95,6 +95,9 @@ impl Worker {
             }
         }
         self.fleet.mailboxes[self.index].done(count);
+        for proxy in self.roster.iter() {
+            proxy.all_upstreams().for_each(|upstream| self.say_drained(proxy, upstream));
+        }
     }
 
     /// The connections of proxies that the configuration no longer has.
@@ -159,7 +162,7 @@ impl Worker {
     fn cut(&mut self, key: Key, doing: Doing) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let proxy = &self.roster[connection.proxy];
-        let upstream = connection.upstream.map_or("none", |u| &proxy.upstreams[usize::from(u)].name);
+        let upstream = connection.upstream.map_or("none", |u| &proxy.upstream(u).name);
         warn!(self.log, "cut {} at the deadline: {}", connection.peer, doing.word(); Event::Cut,
             "DRAINED_PROXY" => proxy.config.name.clone(),
             "DRAINED_PROTOCOL" => proxy.config.protocol.to_string(),
@@ -183,7 +186,7 @@ impl Worker {
         if connection.connect_until.is_none() {
             counters.lives.add_life(Duration::from_millis(self.now.saturating_sub(connection.opened)));
         }
-        let upstream = connection.upstream.map(|u| &proxy.upstreams[usize::from(u)]);
+        let upstream = connection.upstream.map(|u| proxy.upstream(u));
         let closed = upstream.filter(|upstream| upstream.is_closed());
         let draining = proxy.is_draining() || closed.is_some();
         match end {
@@ -199,6 +202,12 @@ impl Worker {
         let age = (self.now - connection.opened) * 1_000;
         match end {
             End::Failed if !self.failures.may_be_logged(self.now) => {}
+            End::Failed if proxy.hold_until(self.now).is_some() => {
+                warn!(self.log, "held by hand for as long as it may wait, and let go: {}", connection.peer;
+                    Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
+                    "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
+                    "DRAINED_DURATION_US" => age);
+            }
             End::Failed => warn!(self.log, "no upstream took the connection of {}", connection.peer;
                 Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
                 "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
@@ -228,9 +237,12 @@ impl Worker {
         self.release(connection, reset);
         // Only now: who hears of it may stop the upstream.
         if let Some(upstream) = upstream {
-            self.proxy(index).upstreams[usize::from(upstream)].leave();
+            self.proxy(index).upstream(upstream).leave();
         }
-        self.say_drained(index, upstream);
+        if let Some(upstream) = upstream {
+            let proxy = self.proxy(index);
+            self.say_drained(proxy, proxy.upstream(upstream));
+        }
         self.connections -= 1;
         self.fleet.connection_closed(self.proxy(index));
     }

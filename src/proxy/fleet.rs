@@ -91,6 +91,8 @@ pub struct Proxy {
     pub config: config::Proxy,
     /// In the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Those that it had before.
+    pub(super) retired: Vec<Arc<Upstream>>,
     pub(super) listeners: Mutex<Vec<Arc<Listener>>>,
     /// It is not configured any more; only connections are left.
     pub(super) departed: bool,
@@ -389,6 +391,7 @@ impl Proxy {
         Proxy {
             config,
             upstreams,
+            retired: Vec::new(),
             counters: (0..workers).map(|_| Counters::default()).collect(),
             listeners: Mutex::new(listeners),
             listening: Arc::default(),
@@ -411,6 +414,7 @@ impl Proxy {
         Proxy {
             config,
             upstreams,
+            retired: self.retired.clone(),
             listeners: Mutex::new(listeners),
             departed: self.departed,
             counters: self.counters.clone(),
@@ -435,7 +439,7 @@ impl Proxy {
 
     /// Its name and those of its upstreams, for the ledger.
     pub(super) fn names(&self) -> (String, Vec<String>) {
-        (self.config.name.clone(), self.upstreams.iter().map(|u| u.name.clone()).collect())
+        (self.config.name.clone(), self.all_upstreams().map(|u| u.name.clone()).collect())
     }
 
     /// Connections that live, those that wait for their upstream included.

@@ -202,7 +202,7 @@ impl Worker {
     fn let_go_of_parked(&mut self, connection: Connection) -> bool {
         let roster = self.roster.clone();
         let proxy = &roster[connection.proxy];
-        let upstream = connection.upstream.map(|index| &proxy.upstreams[usize::from(index)]);
+        let upstream = connection.upstream.map(|index| proxy.upstream(index));
         upstream.iter().for_each(|upstream| upstream.leave());
         let is_whole = connection.is_whole();
         if is_whole {
@@ -221,6 +221,9 @@ impl Worker {
     /// Takes in this worker's share of what was handed over.
     pub(super) fn adopt_all(&mut self) {
         let share = std::mem::take(&mut *lock(&self.fleet.adopted[self.index]));
+        if !share.is_empty() {
+            fault::strike("adopt-hang", None);
+        }
         // Those who wait for an upstream come last, in the order in which they came first.
         let mut waiting = Vec::new();
         for placed in share {
@@ -242,12 +245,8 @@ impl Worker {
         let Placed { adopted, proxy, upstream, slot, places, pipes } = placed;
         self.counters(proxy).adopted.add(1);
         let shared = &self.roster[proxy];
-        // Who has none yet gets one below.
+        // Who has none yet gets one below; the others count for theirs already.
         let upstream = upstream.filter(|_| adopted.server.is_some());
-        if let Some(index) = upstream {
-            shared.upstreams[usize::from(index)].enter();
-            shared.upstreams[usize::from(index)].count_adopted();
-        }
         let mut connection = Connection::adopted(adopted, proxy, upstream, &mut self.means.pipes);
         connection.slot = slot;
         if let Some(until) = &mut connection.connect_until {

@@ -84,7 +84,7 @@ impl Worker {
     pub(super) fn hold(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let proxy = &self.roster[connection.proxy];
-        let until = connection.opened + proxy.config.hold.as_millis() as u64;
+        let until = connection.opened + proxy.patience(self.now);
         if until <= self.now {
             return self.end(key, End::Failed);
         }
@@ -99,6 +99,16 @@ impl Worker {
         self.arm(key, until);
         self.look_at_held(key);
         self.seek_upstreams(index);
+    }
+
+    /// A reload may have changed for how long it waits.
+    pub(super) fn look_at_wait(&mut self, key: Key) {
+        let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
+        if connection.held {
+            let until = connection.opened + self.roster[connection.proxy].patience(self.now);
+            connection.connect_until = Some(until);
+            self.arm(key, until);
+        }
     }
 
     /// It waits no more, whatever comes now.
@@ -224,7 +234,7 @@ impl Worker {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
         if let Some(upstream) = connection.upstream.take() {
-            self.roster[connection.proxy].upstreams[usize::from(upstream)].leave();
+            self.roster[connection.proxy].upstream(upstream).leave();
         }
         self.hold(key);
     }
@@ -253,7 +263,9 @@ impl Worker {
         for (mut queue, to) in before.into_iter().zip(&change.moves) {
             let Some(to) = to else { continue };
             let places = (0..u64::BITS as u16).filter(|index| queue.probed & (1 << index) != 0);
-            queue.probed = places.filter_map(|index| to.upstream(index)).fold(0, |all, at| all | 1 << at);
+            let configured = |place: &u16| self.roster[to.to].has_configured(*place);
+            let places = places.filter_map(|index| to.upstream(index)).filter(configured);
+            queue.probed = places.fold(0, |all, at| all | 1 << at);
             self.queues[usize::from(to.to)] = queue;
         }
     }

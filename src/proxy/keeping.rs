@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Command, Fleet, Placed, Proxy, lock};
@@ -27,19 +27,23 @@ impl Fleet {
     /// Finds the proxy and the upstream of connections. Those of a proxy that is no longer configured get one
     /// that takes in nobody and drains.
     pub(super) fn adopt(&mut self, connections: impl ExactSizeIterator<Item = Box<Adopted>>, names: &Names) {
-        let mut roster = Roster::clone(&self.proxies());
+        // Nobody else has it yet.
+        let roster = std::mem::take(self.roster.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut roster = Arc::unwrap_or_clone(roster);
         let mut homes = HashMap::new();
         self.adoptable.reserve_exact(connections.len());
         for adopted in connections {
-            let number = adopted.record.proxy;
-            let home = homes.entry(number).or_insert_with(|| {
-                Home::find(&mut roster, names.get(usize::from(number)), self.mailboxes.len())
-            });
-            let upstream = home.upstreams.get(usize::from(adopted.record.upstream)).copied().flatten();
-            roster[home.proxy].active.fetch_add(1, Relaxed);
+            let of = (adopted.record.proxy, adopted.record.upstream);
+            let home =
+                homes.entry(of).or_insert_with(|| Home::find(&mut roster, names, of, self.mailboxes.len()));
+            let proxy = &roster[home.proxy];
+            if let Some(place) = home.upstream.filter(|_| adopted.server.is_some()) {
+                proxy.upstream(place).enter();
+            }
+            proxy.active.fetch_add(1, Relaxed);
             self.active.fetch_add(1, Relaxed);
             self.next_id.fetch_max(adopted.record.id.saturating_add(1), Relaxed);
-            self.adoptable.push((adopted, home.proxy, upstream));
+            self.adoptable.push((adopted, home.proxy, home.upstream));
         }
         self.roster = Mutex::new(Arc::new(roster));
     }
@@ -180,21 +184,21 @@ impl Fleet {
     }
 }
 
-/// What a proxy of the last incarnation is here.
+/// What a proxy and an upstream of the last incarnation are here.
 struct Home {
     proxy: u16,
-    /// Its upstreams, as they were numbered; None: it is not configured any more.
-    upstreams: Vec<Option<u16>>,
+    upstream: Option<u16>,
 }
 
 impl Home {
-    fn find(roster: &mut Roster, known: Option<&(String, Vec<String>)>, workers: usize) -> Home {
+    fn find(roster: &mut Roster, names: &Names, (proxy, upstream): (u16, u16), workers: usize) -> Home {
+        let known = names.get(usize::from(proxy));
         let (name, upstreams) = known.map_or(("", &[][..]), |(name, upstreams)| (name, upstreams));
         let here = roster.numbered().find(|(_, p)| p.config.name == *name).map(|(number, _)| number);
         let proxy = here.unwrap_or_else(|| roster.push(Arc::new(Proxy::departed(name, workers))));
-        let now = &roster[proxy].upstreams;
-        let find = |name: &String| now.iter().position(|u| u.name == *name).map(|index| index as u16);
-        Home { proxy, upstreams: upstreams.iter().map(find).collect() }
+        let upstream = upstreams.get(usize::from(upstream));
+        let upstream = upstream.and_then(|name| roster.get_mut(proxy).and_then(|proxy| proxy.place_of(name)));
+        Home { proxy, upstream }
     }
 }
 

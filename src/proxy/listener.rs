@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
 use crate::config::{self, ListenAddress, UnixPath, UpstreamAddress};
+use crate::handover::{LISTENER, name_of_listener};
 use crate::sys::ends;
 use crate::sys::socket::{self, Address};
 use crate::systemd::listen_fds::PassedFd;
@@ -52,6 +53,11 @@ impl Listener {
     /// It is ours to close from here on, with its socket file.
     pub fn own_file(&self) {
         self.keep_file.store(false, Relaxed);
+    }
+
+    /// The name that the store has it under, where it has it.
+    pub fn stored_as(&self) -> String {
+        socket::cookie(self.as_fd()).map_or_else(|_| LISTENER.to_owned(), name_of_listener)
     }
 
     /// The next incarnation takes it over: its socket file stays.
@@ -162,6 +168,7 @@ impl Left {
 
 fn reopen(proxy: &str, fd: OwnedFd, address: &ListenAddress) -> Result<Listener> {
     socket::prepare_listener(&fd)
+        .and_then(|()| socket::let_in(fd.as_fd()))
         .map_err(|e| Error::system(format!("proxy {proxy}: taking over the listener {address}"), e))?;
     let file = match address {
         ListenAddress::Unix(UnixPath::Path(path)) => {

@@ -25,6 +25,7 @@ mod proxy_protocol;
 mod refusing;
 mod reload;
 mod renew;
+mod retired;
 mod roster;
 mod seeded;
 mod slab;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::fleet::{Command, Fleet, Proxy, lock};
 use super::listener::{self, Left, Listener};
+use super::retired::Upstreams;
 use super::roster::{Change, Move, Roster};
-use super::upstream::Upstream;
 use crate::config::{self, ListenAddress};
 use crate::fault;
 use crate::sys::socket;
@@ -44,10 +44,6 @@ pub struct Leftover {
     change: Arc<Change>,
     closing: Vec<(Arc<Listener>, u16)>,
     removed: Vec<u16>,
-    /// The listeners that were opened and are not a .socket unit's, to be stored.
-    pub opened: Vec<Arc<Listener>>,
-    /// Whether listeners are to be closed that may be in the store.
-    pub closes: bool,
 }
 
 impl Fleet {
@@ -153,9 +149,7 @@ impl Fleet {
             closing.into_iter().partition(|(listener, _)| listener.passed);
         lock(&self.spare).extend(passed.into_iter().map(|(listener, _)| listener));
         self.forget_used_spares(&change.roster);
-        let opened = opened.into_iter().filter(|listener| !listener.passed).collect();
-        let closes = !closing.is_empty();
-        Ok(Leftover { change, closing, removed, opened, closes })
+        Ok(Leftover { change, closing, removed })
     }
 
     fn forget_used_spares(&self, roster: &Roster) {
@@ -167,13 +161,14 @@ impl Fleet {
     /// backlogs are served, and begins to drain proxies that are configured no longer. False: a worker has not
     /// taken it in yet, or clients stood in a backlog that was closed.
     pub fn finish(&self, leftover: Leftover) -> bool {
-        let Leftover { change, closing, removed, .. } = leftover;
+        let Leftover { change, closing, removed } = leftover;
         let is_stopping = || self.stopping.load(Relaxed);
         self.wait_until(Instant::now() + TAKE_IN, || change.is_done() || is_stopping());
         let until = Instant::now() + CLOSE;
         let ours: Vec<_> = closing.iter().map(|(listener, _)| listener.clone()).collect();
         if !ours.is_empty() {
             self.shut_out(ours, until);
+            fault::pass("reload-shut");
         }
         let waiting: Vec<(Weak<Listener>, u16)> =
             closing.iter().map(|(listener, number)| (Arc::downgrade(listener), *number)).collect();
@@ -210,7 +205,25 @@ impl Fleet {
     }
 }
 
+impl Leftover {
+    /// The listeners that are to be closed and are not a .socket unit's.
+    pub fn closing(&self) -> Vec<Arc<Listener>> {
+        let own = self.closing.iter().filter(|(listener, _)| !listener.passed);
+        own.map(|(listener, _)| listener.clone()).collect()
+    }
+
+    /// Whether there are some.
+    pub fn closes(&self) -> bool {
+        !self.closing.is_empty()
+    }
+}
+
 impl Prepared {
+    /// The listeners that were opened and are not a .socket unit's, to be stored.
+    pub fn opened(&self) -> Vec<Arc<Listener>> {
+        self.opened.iter().filter(|listener| !listener.passed).cloned().collect()
+    }
+
     /// Gives each proxy its number.
     fn place(
         &mut self,
@@ -244,16 +257,20 @@ impl Prepared {
             };
             is_new[index] = false;
             let config = &proxies[index];
-            let upstreams = upstreams_of(config, &proxy.upstreams)?;
             let listeners = found.take(index, config.listen.len());
             if config.upstream == proxy.config.upstream {
+                let upstreams = proxy.upstreams.clone();
                 self.moves.push(stay);
                 self.roster.set(number, Arc::new(proxy.renewed(config.clone(), upstreams, listeners)));
             } else {
-                let place = |one: &Arc<Upstream>| upstreams.iter().position(|u| Arc::ptr_eq(u, one));
-                let places = proxy.upstreams.iter().map(|u| place(u).map(|at| at as u16)).collect();
+                let before: Vec<_> = proxy.all_upstreams().cloned().collect();
+                let upstreams = Upstreams::renewed(config, &before, proxy.upstreams.len())?;
+                let places = before.iter().map(|upstream| upstreams.place(upstream)).collect();
                 self.moves.push(Some(Move { to: 0, upstreams: Some(places) }));
-                renumbered.push((number, proxy.renewed(config.clone(), upstreams, listeners)));
+                let Upstreams { configured, retired } = upstreams;
+                let mut renewed = proxy.renewed(config.clone(), configured, listeners);
+                renewed.retired = retired;
+                renumbered.push((number, renewed));
             }
         }
         // Numbers that anybody may still go by are not given to another.
@@ -268,7 +285,8 @@ impl Prepared {
         }
         for (index, config) in proxies.iter().enumerate().filter(|(index, _)| is_new[*index]) {
             let listeners = found.take(index, config.listen.len());
-            let upstreams = upstreams_of(config, &[])?;
+            let left = old.left_of(&config.name);
+            let upstreams = Upstreams::renewed(config, &left, left.len())?.configured;
             self.roster.set(next(), Arc::new(Proxy::new(config.clone(), upstreams, listeners, workers)));
         }
         if self.roster.size() > usize::from(u16::MAX) {
@@ -276,18 +294,6 @@ impl Prepared {
         }
         Ok(())
     }
-}
-
-/// The upstreams of a proxy; one that it had before is the same still, with all that is known of it.
-fn upstreams_of(config: &config::Proxy, before: &[Arc<Upstream>]) -> Result<Vec<Arc<Upstream>>> {
-    let upstream = |address: &config::UpstreamAddress| {
-        let name = address.to_string();
-        match before.iter().find(|upstream| upstream.name == name) {
-            Some(upstream) => Ok(upstream.clone()),
-            None => Ok(Arc::new(Upstream::new(listener::upstream_address(address)?, name))),
-        }
-    };
-    config.upstream.iter().map(upstream).collect()
 }
 
 /// The listeners that are open, each with the number of its proxy if it has one.

@@ -41,8 +41,14 @@ impl Worker {
                 let before = (connection.proxy, connection.upstream);
                 connection.upstream = connection.upstream.and_then(|index| to.upstream(index));
                 connection.proxy = to.to;
-                if let (Some(index), None) = (before.1, connection.upstream) {
-                    old[before.0].upstreams[usize::from(index)].leave();
+                let shared = &self.roster[to.to];
+                let connects = connection.connect_until.is_some();
+                // Who is being connected to an upstream that is gone gets another one.
+                let goes = |index: &u16| connects && !shared.has_configured(*index);
+                let is_lost = connection.upstream.is_some_and(|index| goes(&index));
+                if is_lost || before.1.is_some() && connection.upstream.is_none() {
+                    before.1.iter().for_each(|index| old[before.0].upstream(*index).leave());
+                    connection.upstream = None;
                 }
                 if (connection.proxy, connection.upstream) != before {
                     record_of(&self.keeper, connection).iter().for_each(|slot| connection.save(slot));
@@ -50,21 +56,23 @@ impl Worker {
                 }
                 if to.upstreams.is_some() {
                     connection.tried = Tried::default();
-                    connection.upstream.iter().for_each(|index| connection.tried.add(usize::from(*index)));
+                    let known = connection.upstream.filter(|index| shared.has_configured(*index));
+                    known.iter().for_each(|index| connection.tried.add(usize::from(*index)));
                 }
-                // Who is being connected to an upstream that is gone gets another one.
-                let is_lost = before.1.is_some() && connection.upstream.is_none();
-                if is_lost && connection.connect_until.is_some() {
+                if is_lost {
                     connection.server = None;
-                    let timeout = self.roster[to.to].config.connect_timeout.as_millis() as u64;
+                    let timeout = shared.config.connect_timeout.as_millis() as u64;
                     connection.connect_until = Some(self.now + timeout);
                     self.seek(key);
                 }
+                self.look_at_wait(key);
                 self.look_at_idle_after(key, old, before.0);
             }
             Some(Entry::Probe(probe)) => {
                 let to = change.of(probe.proxy);
-                match to.and_then(|to| Some((to.to, to.upstream(probe.upstream)?))) {
+                let place = to.and_then(|to| Some((to.to, to.upstream(probe.upstream)?)));
+                let is_configured = |(to, place): &(u16, u16)| self.roster[*to].has_configured(*place);
+                match place.filter(is_configured) {
                     Some(place) => (probe.proxy, probe.upstream) = place,
                     None => _ = self.table.remove(key),
                 }

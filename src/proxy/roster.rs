@@ -57,7 +57,7 @@ pub struct Roster {
 
 impl Roster {
     /// In the order of their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Proxy>> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Proxy>> {
         self.by_number.iter().flatten()
     }
 
@@ -85,6 +85,11 @@ impl Roster {
     /// The proxy of this number.
     pub fn get(&self, number: usize) -> Option<&Arc<Proxy>> {
         self.by_number.get(number)?.as_ref()
+    }
+
+    /// The proxy of this number, before it is shared.
+    pub(super) fn get_mut(&mut self, number: u16) -> Option<&mut Proxy> {
+        Arc::get_mut(self.by_number.get_mut(usize::from(number))?.as_mut()?)
     }
 
     /// Gives a number to a proxy.

@@ -4,10 +4,11 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use super::by_hand::UpstreamDrain;
+use super::fleet::lock;
 use crate::sys::socket::Address;
 
 /// Background retries of what is down: first after this many milliseconds, then doubled.
@@ -28,6 +29,8 @@ pub struct Upstream {
     active: AtomicU32,
     /// What speaks against it.
     against: AtomicU8,
+    /// What the last connect or check met that failed.
+    met: Mutex<Option<String>>,
     pub(super) drain: UpstreamDrain,
 }
 
@@ -39,8 +42,8 @@ const UNHEALTHY: u8 = 2;
 impl Upstream {
     /// One that counts as up until a connect says otherwise.
     pub fn new(address: Address, name: String) -> Upstream {
-        let (active, against, drain) = Default::default();
-        Upstream { address, name, active, against, drain }
+        let (active, against, met, drain) = Default::default();
+        Upstream { address, name, active, against, met, drain }
     }
 
     /// Connections that go there, those that are being made included.
@@ -74,6 +77,19 @@ impl Upstream {
         self.set(if healthy { UNHEALTHY | UNREACHABLE } else { UNHEALTHY }, !healthy)
     }
 
+    /// Notes what a connect or a check met that failed.
+    pub(super) fn note(&self, what: &str) {
+        *lock(&self.met) = Some(what.to_owned());
+    }
+
+    /// What speaks against it, in words; None where nothing does, or nothing was met yet.
+    pub fn why_down(&self) -> Option<String> {
+        let against = self.against.load(SeqCst);
+        let met = lock(&self.met).clone().filter(|_| against != 0)?;
+        let what = if against & UNHEALTHY != 0 { "its checks fail" } else { "connects to it fail" };
+        Some(format!("{what}: {met}"))
+    }
+
     /// Its checks do not speak against it.
     pub fn is_healthy(&self) -> bool {
         self.against.load(SeqCst) & UNHEALTHY == 0
@@ -84,8 +100,17 @@ impl Upstream {
         self.against.fetch_and(!UNHEALTHY, SeqCst);
     }
 
+    /// It is configured again: nobody knows how it is by now, and a drain that is over is forgotten.
+    pub fn come_back(&self) {
+        self.against.store(0, SeqCst);
+        if self.active() == 0 {
+            self.open();
+        }
+    }
+
     /// It is down until a connect succeeds; what its checks have said is of the time before.
     pub fn begin_anew(&self) {
+        *lock(&self.met) = None;
         self.against.store(UNREACHABLE, SeqCst);
     }
 

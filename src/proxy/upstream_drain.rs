@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::drain::{Goodbye, Plan};
 use super::fleet::Proxy;
 use super::roster::Change;
+use super::upstream::Upstream;
 use super::worker::{Entry, Worker};
 use crate::event::Event;
 
@@ -61,7 +62,7 @@ impl Worker {
     fn plan_upstreams(&mut self, proxy: usize) {
         let shared = &self.roster[proxy as u16];
         let spread = shared.config.drain.spread.as_millis() as u64;
-        let set: Vec<_> = shared.upstreams.iter().map(|upstream| upstream.drain_times()).collect();
+        let set: Vec<_> = shared.all_upstreams().map(|upstream| upstream.drain_times()).collect();
         self.upstream_plans[proxy].resize(set.len(), None);
         for (index, set) in set.into_iter().enumerate() {
             let before = self.upstream_plans[proxy][index];
@@ -86,7 +87,7 @@ impl Worker {
         for (plans, to) in before.into_iter().zip(&change.moves) {
             let Some(to) = to else { continue };
             let renewed = &mut self.upstream_plans[usize::from(to.to)];
-            renewed.resize(self.roster[to.to].upstreams.len(), None);
+            renewed.resize(self.roster[to.to].places(), None);
             for (plan, index) in plans.into_iter().zip(0..) {
                 to.upstream(index).into_iter().for_each(|at| renewed[usize::from(at)] = plan);
             }
@@ -111,17 +112,16 @@ impl Worker {
                 let shared = &self.roster[proxy as u16];
                 let timeout = shared.config.connect_timeout.as_millis() as u64;
                 connection.connect_until = Some(self.now + timeout);
-                shared.upstreams[usize::from(upstream)].leave();
+                shared.upstream(upstream).leave();
                 self.seek(key);
             }
         }
     }
 
-    /// Says that the last connection of a drained upstream has ended.
-    pub(super) fn say_drained(&self, proxy: u16, upstream: Option<u16>) {
-        let proxy = self.proxy(proxy);
-        let Some(upstream) = upstream.map(|upstream| &proxy.upstreams[usize::from(upstream)]) else { return };
-        if upstream.is_closed() && upstream.active() == 0 {
+    /// Says it where the last connection of a drained upstream has ended, and nobody goes there any more for
+    /// all workers know of the drain.
+    pub(super) fn say_drained(&self, proxy: &Proxy, upstream: &Upstream) {
+        if upstream.is_closed() && self.fleet.is_settled() && upstream.has_drained() {
             let (_, cut) = upstream.drain_counts();
             info!(self.log, "upstream {} is drained, {cut} cut", upstream.name; Event::UpstreamDrained,
                 "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());

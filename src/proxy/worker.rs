@@ -295,9 +295,9 @@ impl Worker {
             Side::Server => match connection.upstream {
                 Some(upstream) => {
                     let proxy = &self.roster[connection.proxy];
-                    matches!(proxy.upstreams[usize::from(upstream)].address, Address::Unix(_))
+                    matches!(proxy.upstream(upstream).address, Address::Unix(_))
                 }
-                // It is not configured any more.
+                // The ledger had no name of it.
                 None => {
                     connection.server.as_ref().is_some_and(|fd| socket::local_address(fd.as_fd()).is_none())
                 }
@@ -453,7 +453,7 @@ impl Drop for Worker {
                 let roster = self.roster.clone();
                 let proxy = &roster[connection.proxy];
                 if let Some(upstream) = connection.upstream {
-                    proxy.upstreams[usize::from(upstream)].leave();
+                    proxy.upstream(upstream).leave();
                 }
                 if !connection.is_whole() {
                     self.release(connection, (true, true));

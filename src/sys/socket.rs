@@ -340,6 +340,29 @@ pub fn refuse_new(listener: BorrowedFd<'_>) -> io::Result<()> {
     Ok(Errno::result(result).map(drop)?)
 }
 
+/// Takes back what [`refuse_new`] did to a TCP listener: another process may have begun to close it and died. A
+/// UNIX listener stays as it is.
+pub fn let_in(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    if !is_tcp(listener)? {
+        return Ok(());
+    }
+    let nothing: libc::c_int = 0;
+    // SAFETY: the kernel reads the four bytes of an integer, whose value it passes over. nix has no such option.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const nothing).cast(),
+            size_of_val(&nothing) as libc::socklen_t,
+        )
+    };
+    match Errno::result(result) {
+        Err(Errno::ENOENT) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
 fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
@@ -361,6 +384,9 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         accept(listener.as_fd()).unwrap();
         assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
+        let_in(listener.as_fd()).unwrap();
+        let_in(listener.as_fd()).unwrap();
+        TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
     }
 
     #[test]

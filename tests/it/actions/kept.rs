@@ -105,6 +105,21 @@ fn a_drain_goes_on_to_its_deadline() {
     });
 }
 
+/// Who asks in the first milliseconds is told of connections that no worker has taken up yet.
+#[test]
+fn nothing_counts_as_drained_that_is_about_to_be_adopted() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let mut store = Store::start(setup(&port, &upstream, ""));
+    store.wait_count(LISTENER, 1);
+    let (client, mut server) = (connect(port.address()), upstream.accept());
+    (&client).write_all(b"?").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    ctl(&store, &["drain", "p", "--timeout", "1h"]);
+    store.kill(setup(&port, &upstream, "").env("DRAINED_TEST_FAULT", "adopt-hang"));
+    let upstream = store.status()["proxies"]["p"]["upstreams"][0].clone();
+    assert_eq!((&upstream["state"], &upstream["connections"]), (&"draining".into(), &1.into()));
+}
+
 #[test]
 fn who_waits_goes_on_waiting_in_the_same_order() {
     let (port, upstream) = (Port::reserve(), Listener::refusing("127.0.0.1:0"));

@@ -5,6 +5,7 @@
 //! - `holding`: clients that wait: their order, their time, and that they may leave.
 //! - `kept`: what was set, and who waits, over restarts and kills of the daemon.
 //! - `permission`: who may change something, and clients of the socket that do harm.
+//! - `told`: what the answer and the journal say of each call.
 //! - `adopt`: the files for systemd.
 
 mod adopt;
@@ -13,6 +14,7 @@ mod holding;
 mod kept;
 mod permission;
 mod restart;
+mod told;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

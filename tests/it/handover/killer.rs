@@ -330,7 +330,7 @@ fn wait_until(bound: Instant, done: impl Fn() -> bool) {
 }
 
 /// The points of the program, by name.
-fn points() -> Vec<String> {
+pub(super) fn points() -> Vec<String> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut points = Vec::new();
     while let Some(folder) = folders.pop() {

@@ -4,12 +4,14 @@
 //! - `ends`: what peers do while nobody runs: bytes, FINs, resets.
 //! - `killed`: SIGKILL, panics and aborts in place of an orderly end.
 //! - `killer`: SIGKILL at points of the program, chosen by a seed; for hours, if wanted.
+//! - `changer`: reloads, drains and holds between and around kills, chosen by a seed too.
 //! - `churn`: connections that come and go for a long time.
 //! - `changed`: the next incarnation has another configuration.
 //! - `damage`: ledgers and lots that are not what they should be.
 //! - `policy`: when nothing is handed over, and a daemon without a store.
 
 mod changed;
+mod changer;
 mod churn;
 mod damage;
 mod ends;

@@ -272,7 +272,7 @@ fn a_sighup_reloads_and_systemd_hears_when() {
         messages[at("RELOADING=1").unwrap()].value("MONOTONIC_USEC").unwrap().parse::<u64>().unwrap() > 0
     );
     assert!(at("RELOADING=1") < at("READY=1"));
-    drained.manager.wait_for(SOON, |message| message.says("FDNAME=drained-listener"));
+    drained.manager.wait_for(SOON, |message| message.stores_listener());
     drained.stop();
 }
 

@@ -46,6 +46,8 @@ fn echo(listener: Listener) -> String {
     thread::spawn(move || {
         loop {
             let Some(mut stream) = listener.accept_within(Duration::from_secs(120)) else { return };
+            // Some say nothing while hundreds of reloads go by.
+            stream.set_read_timeout(None).unwrap();
             thread::spawn(move || {
                 let mut buffer = [0; 64];
                 while let Ok(n @ 1..) = stream.read(&mut buffer) {

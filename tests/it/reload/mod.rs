@@ -1,11 +1,15 @@
 //! Reloads of the daemon.
 //!
+//! - `back`: upstreams and proxies that are taken out and come back.
 //! - `change`: what becomes of proxies, listeners and connections.
 //! - `refused`: when nothing changes, and what whoever asked is told.
+//! - `hold`: clients that wait, and a hold by hand, under another `hold`.
 //! - `many`: reload after reload under load: nothing is lost, nothing grows.
 //! - `outlive`: restarts and kills after a reload and in its midst.
 
+mod back;
 mod change;
+mod hold;
 mod many;
 mod outlive;
 mod refused;

@@ -25,6 +25,7 @@ fn a_wrong_file_changes_nothing_and_every_mistake_is_told() {
     for place in ["8:1: unknown key", "9:19: connect_timeout: 3 has no unit"] {
         assert!(text.contains(&format!("{}:{place}", file.display())), "{text}");
     }
+    drained.manager.settle();
     let messages = drained.manager.messages();
     assert!(messages[seen..].iter().any(|message| message.says("RELOADING=1")), "{messages:#?}");
     assert!(messages[seen..].iter().any(|message| message.says("READY=1")), "{messages:#?}");

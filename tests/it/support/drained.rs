@@ -217,7 +217,7 @@ impl Drained {
     /// started with may stand at any number.
     pub fn limit_that_leaves(&self, free: usize) -> u32 {
         // The last thing that a start opens something for.
-        self.manager.wait_for(SOON, |message| message.says("FDNAME=drained-listener"));
+        self.manager.wait_for(SOON, |message| message.stores_listener());
         self.manager.settle();
         let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().map(|fd| fd.unwrap());
         // What it looks at in /proc is not open for long.

@@ -27,6 +27,12 @@ impl Received {
         self.text.lines().any(|l| l == line)
     }
 
+    /// Whether it stores a listener.
+    pub fn stores_listener(&self) -> bool {
+        self.value("FDNAME").is_some_and(|name| name.starts_with("drained-listener"))
+            && self.says("FDSTORE=1")
+    }
+
     /// What stands after `NAME=`.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
