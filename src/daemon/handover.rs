@@ -1,6 +1,6 @@
 //! The daemon's side of a handover: what it leaves to the store, and what it finds there.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::config::{Handover, OnRestart};
 use crate::event::Event;
 use crate::fault;
 use crate::handover::adopt::Estate;
-use crate::handover::{LEDGER, LOT};
+use crate::handover::{LEDGER, LISTENER, LOT};
 use crate::lifecycle::Handle;
 use crate::proxy::{Fleet, Listener};
 use crate::sys::clock::monotonic_ms;
@@ -107,12 +107,11 @@ pub fn say_adopted(fleet: &Fleet, estate: &Estate, began: Instant, handle: &Hand
         info!(log, "adopted {connections} and {listeners}{after}"; Event::Adopted,
             "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
     }
-    let used: Vec<_> = fleet.own_listeners().iter().map(|listener| listener.stored_as()).collect();
-    for name in estate.listener_names.iter().filter(|name| !used.contains(name)) {
-        remove(handle.notifier(), name, log);
+    if !estate.listeners.is_empty() {
+        remove(handle.notifier(), LISTENER, log);
+        // Until it is out of the store too, shutdown(2) alone has clients refused.
+        estate.listeners.iter().for_each(|fd| _ = socket::shutdown(fd.as_raw_fd(), Shutdown::Both));
     }
-    // Until it is out of the store too, shutdown(2) alone has clients refused.
-    estate.listeners.iter().for_each(|fd| _ = socket::shutdown(fd.as_raw_fd(), Shutdown::Both));
 }
 
 /// Has the store keep the listeners, so that nobody is refused while no process listens. Says it once
@@ -130,22 +129,23 @@ pub fn store_listeners(fleet: &Fleet, notifier: &Notifier, log: &Logger) {
     store_more(&fleet.own_listeners(), notifier, log);
 }
 
-/// Has the store keep listeners in addition, each under its own name.
+/// Has the store keep listeners in addition.
 pub fn store_more(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
-    for listener in listeners {
-        if let Err(error) = notifier.fdstore(&listener.stored_as(), &[listener.as_fd()]) {
-            warn!(log, "cannot store the listeners: {error}");
-        }
+    let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| Listener::as_fd(listener)).collect();
+    if let Err(error) = notifier.fdstore(LISTENER, &fds) {
+        warn!(log, "cannot store the listeners: {error}");
     }
 }
 
-/// Takes listeners out of the store, before nobody is let into their backlogs any more: one that lets in nobody
-/// would be of no use to the next incarnation.
-pub fn remove_listeners(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
-    if !listeners.is_empty() {
-        listeners.iter().for_each(|listener| remove(notifier, &listener.stored_as(), log));
-        notifier.flush(SENT);
+/// Takes all listeners but those that stay out of the store, before nobody is let into their backlogs any more:
+/// one that lets in nobody would be of no use to the next incarnation. systemd removes all of one name, so those
+/// that stay are stored again right behind it.
+pub fn store_only(staying: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
+    remove(notifier, LISTENER, log);
+    if !staying.is_empty() {
+        store_more(staying, notifier, log);
     }
+    notifier.flush(SENT);
 }
 
 /// Waits until systemd has let go of them, so that their addresses are free.

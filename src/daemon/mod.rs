@@ -62,10 +62,12 @@ pub fn run(signals: BlockedSignals, config: Config, file: Option<PathBuf>, level
     let mut passed = listen_fds::take()?;
     // While there is but one thread: with more, thousands of file descriptors would take 100 ms.
     limits::make_room(FD_ROOM);
-    let mut estate = adopt::estate(&mut passed);
+    let workers = config.daemon.workers.unwrap_or_else(cores);
+    let room = u64::from(proxy::room(fd_limit, workers)) * u64::from(proxy::FDS_PER_CONNECTION);
+    let mut estate = adopt::estate(&mut passed, room);
     let (log, log_thread) = journal::open(level);
     let (from, given) = ((config, file), (&mut passed, &mut estate));
-    let result = serve(signals, from, began, (&log, log_thread.stats()), fd_limit, given);
+    let result = serve(signals, from, began, (&log, log_thread.stats()), (fd_limit, workers), given);
     if result.is_err() {
         estate.give_back();
     }
@@ -79,12 +81,11 @@ fn serve(
     (config, file): (Config, Option<PathBuf>),
     began: Instant,
     (log, log_stats): (&Logger, LogStats),
-    fd_limit: u64,
+    (fd_limit, workers): (u64, usize),
     left: (&mut Vec<PassedFd>, &mut Estate),
 ) -> Result<Outcome> {
     let (passed, estate) = left;
     let endpoint = metrics::bind(&config.daemon.metrics)?;
-    let workers = config.daemon.workers.unwrap_or_else(cores);
     let mut fleet = Fleet::open(&config, workers, fd_limit, HURRY, passed, estate)?;
     let mut life = Lifecycle::new(signals, log.clone());
     handover::keep(&mut fleet, estate, config.handover, life.handle().notifier(), log)?;

@@ -67,6 +67,13 @@ fn refused(error: &Error) -> Reload {
 }
 
 impl Reloader {
+    /// Has the store keep the listeners of now, and no others.
+    fn store_own(&self) {
+        let stores = self.in_force.handover != handover::NEVER;
+        let own = if stores { self.fleet.own_listeners() } else { Vec::new() };
+        handover::store_only(&own, self.handle.notifier(), &self.log);
+    }
+
     /// Reads the file and has it hold. The error says why all is as it was.
     ///
     /// # Errors
@@ -91,7 +98,7 @@ impl Reloader {
         }
         fault::pass("reload-stored");
         let leftover = self.fleet.commit(prepared).inspect_err(|_| {
-            handover::remove_listeners(&opened, notifier, log);
+            self.store_own();
         })?;
         drop(opened);
         let difference = self.in_force.difference(&next);
@@ -101,7 +108,9 @@ impl Reloader {
             by_hand::keep_or_warn(&self.fleet, kept, log);
         }
         let closes = leftover.closes();
-        handover::remove_listeners(&leftover.closing(), notifier, log);
+        if closes {
+            self.store_own();
+        }
         fault::pass("reload-removed");
         if !self.fleet.finish(leftover) {
             warn!(

@@ -133,7 +133,7 @@ impl Stop {
             return Ok(());
         }
         let until = context.deadline().min(Instant::now() + REFUSE);
-        handover::remove_listeners(&self.fleet.own_listeners(), context.notifier(), context.log());
+        handover::store_only(&[], context.notifier(), context.log());
         let refused = self.fleet.refuse(until, || context.hurried());
         match refused {
             true => Ok(()),

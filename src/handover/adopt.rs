@@ -12,7 +12,7 @@ use nix::sys::stat::{SFlag, fstat};
 use super::ledger::{self, Left, LotEntry, Unreadable};
 use super::names::Names;
 use super::record::{Flags, Record, State, Way};
-use super::{LEDGER, LOT, is_listener, lot};
+use super::{LEDGER, LISTENER, LOT, lot};
 use crate::fault;
 use crate::sys::pipe::Pipe;
 use crate::sys::{ends, socket};
@@ -60,8 +60,6 @@ pub struct LeftLot {
 pub struct Estate {
     /// Listeners that it had bound.
     pub listeners: Vec<OwnedFd>,
-    /// The names that the store has them under.
-    pub listener_names: Vec<String>,
     /// Connections with everything that belongs to them. They are large and go through many hands.
     pub connections: Vec<Box<Adopted>>,
     /// The proxies and upstreams that it knew.
@@ -81,21 +79,20 @@ pub struct Estate {
     /// How often the adoption was tried, this time included.
     pub tries: u64,
     tried: Option<OwnedFd>,
+    /// For so many file descriptors of connections.
+    room: u64,
 }
 
 /// Takes what is ours out of `passed` and leaves the rest: sockets of .socket units. Whoever calls it
-/// has raised the limit on file descriptors.
-pub fn estate(passed: &mut Vec<PassedFd>) -> Estate {
-    let mut estate = Estate::default();
+/// has raised the limit on file descriptors. Beyond `room` of them no connection is kept.
+pub fn estate(passed: &mut Vec<PassedFd>, room: u64) -> Estate {
+    let mut estate = Estate { room, ..Estate::default() };
     let (mut ledgers, mut lots) = (Vec::new(), Vec::new());
     for PassedFd { name, fd } in std::mem::take(passed) {
         match name.as_str() {
             LEDGER => ledgers.push(fd),
             LOT => lots.push(fd),
-            name if is_listener(name) => {
-                estate.listener_names.push(name.to_owned());
-                estate.listeners.push(fd);
-            }
+            LISTENER => estate.listeners.push(fd),
             _ => passed.push(PassedFd { name, fd }),
         }
     }
@@ -145,7 +142,7 @@ impl Estate {
     }
 
     fn match_all(&mut self, left: Left, ends: Vec<OwnedFd>) {
-        let mut search = Search::for_all(&left.records);
+        let mut search = Search { room: self.room, ..Search::for_all(&left.records) };
         for lot in self.pair(&left.lots, ends) {
             let number = self.lots.len();
             let mut messages = Vec::new();
@@ -181,6 +178,12 @@ impl Estate {
             self.let_go.push(format!("{} connections whose record is damaged", left.damaged));
         }
         self.let_go.extend(incomplete.words());
+        if search.refused > 0 {
+            self.let_go.push(format!(
+                "{} file descriptors for which there is no room: LimitNOFILE= is less than it was",
+                search.refused
+            ));
+        }
         if search.strangers > 0 {
             self.let_go.push(format!("{} file descriptors that no ledger names", search.strangers));
         }
@@ -237,6 +240,9 @@ struct Search {
     sockets: HashMap<u64, (usize, usize)>,
     pipes: HashMap<u64, (usize, usize)>,
     found: Vec<Parts>,
+    /// For so many more there is room; what was refused since there was none.
+    room: u64,
+    refused: u64,
     /// What nobody looks for and is in use still.
     strangers: usize,
 }
@@ -283,7 +289,14 @@ impl Search {
         match wanted {
             // It may stand in a queue twice.
             Some((index, side)) if self.found[*index].sockets[*side].is_some() => {}
-            Some((index, side)) => self.found[*index].sockets[*side] = Some(Found { fd, place }),
+            Some((index, side)) if self.room > 0 => {
+                self.found[*index].sockets[*side] = Some(Found { fd, place });
+                self.room -= 1;
+            }
+            Some(_) => {
+                self.refused += 1;
+                ends::reset(fd.as_fd());
+            }
             // What was closed is shut down both ways, and stands here until the lot is tidied.
             None if ends::is_hung_up(fd.as_fd()) => {}
             None => {
@@ -300,6 +313,11 @@ impl Search {
             return;
         }
         let Some((index, way)) = self.pipes.get(&stat.st_ino) else { return };
+        if self.room == 0 {
+            self.refused += 1;
+            return;
+        }
+        self.room -= 1;
         let ends = &mut self.found[*index].pipes[*way];
         let mode = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
         match mode.map(|mode| mode & OFlag::O_ACCMODE) {

@@ -17,16 +17,5 @@ pub mod record;
 pub const LEDGER: &str = "drained-ledger";
 /// Name of the stored ends of the lots.
 pub const LOT: &str = "drained-lot";
-/// Name of the stored listeners, or how it begins: the store lets go of all of one name at once, so that each
-/// has one of its own.
+/// Name of the stored listeners.
 pub const LISTENER: &str = "drained-listener";
-
-/// The name of a stored listener, which no other socket has: by the kernel's number for it.
-pub fn name_of_listener(cookie: u64) -> String {
-    format!("{LISTENER}-{cookie:x}")
-}
-
-/// Whether a listener is stored under that name.
-pub fn is_listener(name: &str) -> bool {
-    name.strip_prefix(LISTENER).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-}

@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::by_hand::Hold;
 use super::listener::{self, Left, Listener};
 use super::looking::Requests;
-use super::means::Item;
+use super::means::{self, Item};
 use super::roster::{Change, Roster};
 use super::stats::{Counters, Distribution, Totals};
 use super::upstream::Upstream;
@@ -21,12 +21,6 @@ use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
 use crate::systemd::listen_fds::PassedFd;
 use crate::{Error, Result, config};
-
-/// File descriptors that are not a connection's: listeners, epolls, log, pipes.
-const RESERVED_FDS: u64 = 512;
-/// Of each worker, in flight: the dead in its lots, and what it is just parking.
-const RESERVED_FDS_OF_A_WORKER: u64 = 128;
-const FDS_PER_CONNECTION: u64 = 2;
 
 /// Everything that the workers share.
 pub struct Fleet {
@@ -161,7 +155,6 @@ impl Fleet {
             let (commands, open, ended, looks) = Default::default();
             Ok(Mailbox { wake, commands, open, ended, looks })
         };
-        let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
         let mut fleet = Fleet {
             roster: Mutex::new(Arc::new(config.proxies.iter().map(open).collect::<Result<_>>()?)),
             adopted_counts: (0, 0),
@@ -178,8 +171,7 @@ impl Fleet {
             handed_over: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             mailboxes: (0..workers).map(mailbox).collect::<Result<_>>()?,
-            limit: (fd_limit.saturating_sub(reserved) / FDS_PER_CONNECTION).clamp(16, u64::from(u32::MAX))
-                as u32,
+            limit: means::room(fd_limit, workers),
             active: AtomicU32::new(0),
             pipes: Arc::default(),
             next_id: AtomicU64::new(1),

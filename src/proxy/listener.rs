@@ -11,7 +11,6 @@ use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
 use crate::config::{self, ListenAddress, UnixPath, UpstreamAddress};
-use crate::handover::{LISTENER, name_of_listener};
 use crate::sys::ends;
 use crate::sys::socket::{self, Address};
 use crate::systemd::listen_fds::PassedFd;
@@ -53,11 +52,6 @@ impl Listener {
     /// It is ours to close from here on, with its socket file.
     pub fn own_file(&self) {
         self.keep_file.store(false, Relaxed);
-    }
-
-    /// The name that the store has it under, where it has it.
-    pub fn stored_as(&self) -> String {
-        socket::cookie(self.as_fd()).map_or_else(|_| LISTENER.to_owned(), name_of_listener)
     }
 
     /// The next incarnation takes it over: its socket file stays.

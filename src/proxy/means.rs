@@ -19,6 +19,20 @@ use crate::handover::lot::Lots;
 use crate::sys::pipe::Pipe;
 use crate::sys::rights;
 
+/// File descriptors that are not a connection's: listeners, epolls, log, pipes.
+const RESERVED_FDS: u64 = 512;
+/// Of each worker, in flight: the dead in its lots, and what it is just parking.
+const RESERVED_FDS_OF_A_WORKER: u64 = 128;
+/// Of a connection: its two sockets. A pipe takes as many.
+pub const FDS_PER_CONNECTION: u32 = 2;
+
+/// How many connections fit a limit on file descriptors, pipes counted like connections.
+pub fn room(fd_limit: u64, workers: usize) -> u32 {
+    let reserved = RESERVED_FDS + workers as u64 * RESERVED_FDS_OF_A_WORKER;
+    let room = fd_limit.saturating_sub(reserved) / u64::from(FDS_PER_CONNECTION);
+    room.clamp(16, u64::from(u32::MAX)) as u32
+}
+
 /// Pipes, and lots where there is a store.
 pub(super) struct Means {
     pub pipes: Pipes,

@@ -41,6 +41,7 @@ pub use drain::Doing;
 pub use fleet::{Fleet, Proxy};
 pub use listener::Listener;
 pub use looking::{Looked, Row};
+pub use means::{FDS_PER_CONNECTION, room};
 pub use reload::{Leftover, Prepared};
 pub use roster::Roster;
 pub use stats::{Distribution, Totals};

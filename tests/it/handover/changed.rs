@@ -1,6 +1,7 @@
 //! The next incarnation has another configuration.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 
 use super::{ALWAYS, Port, adopted, pair, proxy, setup};
 use crate::support::drained::{Setup, until};
@@ -182,4 +183,41 @@ fn workers_come_and_go_and_the_store_does_not_grow() {
         assert_eq!(store.count(LOT), 8);
         pairs.iter().for_each(|(client, server)| talk(client, server));
     }
+}
+
+#[test]
+fn what_does_not_fit_a_lower_limit_is_let_go_of_and_the_rest_goes_on() {
+    const ALL: usize = 300;
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let one = |more: &str| {
+        let config = format!("{ALWAYS}{}{more}", proxy("p", &[port.address()], &upstream.address));
+        Setup::new(&config)
+    };
+    let mut store = Store::start(one(""));
+    store.wait_count(LISTENER, 1);
+    let pairs: Vec<_> = (0..ALL).map(|_| pair(port.address(), &upstream)).collect();
+    // A listener more, too.
+    let second = Port::reserve();
+    let more = proxy("q", &[second.address()], &upstream.address);
+    store.restart(one(&more).descriptors(1_100));
+    let (_, kept) = adopted(&store);
+    // 512 and 128 for each worker are not for connections: 166 fit.
+    assert!((150..=166).contains(&kept), "{kept}");
+    let is_over = |client: &TcpStream| {
+        client.set_nonblocking(true).unwrap();
+        let peeked = client.peek(&mut [0]);
+        client.set_nonblocking(false).unwrap();
+        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    };
+    let over = || pairs.iter().filter(|(client, _)| is_over(client)).count();
+    until("the others' end", || over() == ALL - kept as usize);
+    for (client, server) in pairs {
+        match is_over(&client) {
+            true => assert_eq!(end_of(&server), Ended::Reset),
+            false => talk(&client, &server),
+        }
+    }
+    // All room was taken until now.
+    drop(pair(port.address(), &upstream));
+    drop(pair(second.address(), &upstream));
 }

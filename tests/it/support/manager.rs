@@ -29,8 +29,7 @@ impl Received {
 
     /// Whether it stores a listener.
     pub fn stores_listener(&self) -> bool {
-        self.value("FDNAME").is_some_and(|name| name.starts_with("drained-listener"))
-            && self.says("FDSTORE=1")
+        self.value("FDNAME") == Some("drained-listener") && self.says("FDSTORE=1")
     }
 
     /// What stands after `NAME=`.

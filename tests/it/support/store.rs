@@ -195,17 +195,8 @@ impl Store {
         self.names().iter().filter(|n| *n == name).count()
     }
 
-    /// The names of all that is stored, in order; of the listeners, each of which has its own, what is common.
-    pub fn names(&self) -> Vec<String> {
-        let common = |name: String| match name.starts_with(LISTENER) {
-            true => LISTENER.to_owned(),
-            false => name,
-        };
-        self.own_names().into_iter().map(common).collect()
-    }
-
     /// The names of all that is stored, in order.
-    pub fn own_names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         self.manager.settle();
         let mut names: Vec<_> =
             self.held.lock().unwrap().entries.iter().map(|entry| entry.name.clone()).collect();
@@ -234,7 +225,7 @@ impl Store {
     pub fn remove(&self, name: &str) -> usize {
         let mut held = self.held.lock().unwrap();
         let before = held.entries.len();
-        held.entries.retain(|entry| !entry.name.starts_with(name));
+        held.entries.retain(|entry| entry.name != name);
         before - held.entries.len()
     }
 
