@@ -54,10 +54,7 @@ impl Course<'_> {
         let warm = Instant::now() + WARM_UP;
         let mut began = None;
         loop {
-            let ready = epoll.wait(&mut events, EpollTimeout::try_from(PATIENCE)?)?;
-            if ready == 0 {
-                return Err("nothing moves".into());
-            }
+            let ready = wait(epoll, &mut events)?;
             let now = Instant::now();
             if began.is_none() && now >= warm {
                 began = Some((Spent::now(self.pids), Instant::now()));
@@ -82,6 +79,14 @@ impl Course<'_> {
 
 fn new_epoll() -> Result<Epoll> {
     Ok(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?)
+}
+
+/// How many are ready.
+fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> Result<usize> {
+    match epoll.wait(events, EpollTimeout::try_from(PATIENCE)?)? {
+        0 => Err("nothing moves".into()),
+        ready => Ok(ready),
+    }
 }
 
 /// `connections` clients, each of which asks anew as soon as it has its reply.
@@ -208,8 +213,23 @@ struct Client {
 }
 
 impl Client {
+    /// So many, each of which has been answered once: one that the proxy has not taken in yet would leave the
+    /// others more of it than they have from then on.
     fn open_all(address: SocketAddr, count: usize, epoll: &Epoll) -> Result<Vec<Client>> {
-        (0..count).map(|n| Client::open(address, epoll, n)).collect()
+        let mut clients: Vec<_> =
+            (0..count).map(|n| Client::open(address, epoll, n)).collect::<Result<_>>()?;
+        for client in &mut clients {
+            client.ask(Instant::now())?;
+        }
+        let mut unanswered = count;
+        let mut events = [EpollEvent::empty(); 256];
+        while unanswered > 0 {
+            let ready = wait(epoll, &mut events)?;
+            for event in &events[..ready] {
+                unanswered -= usize::from(clients[event.data() as usize].hear()?);
+            }
+        }
+        Ok(clients)
     }
 
     fn open(address: SocketAddr, epoll: &Epoll, n: usize) -> Result<Client> {

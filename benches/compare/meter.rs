@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// A tick of /proc, 1/100 s.
 const TICK: Duration = Duration::from_millis(10);
@@ -28,10 +29,13 @@ impl Spent {
         let words = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
         let fields: Vec<u32> = words.filter_map(|n| n.parse().ok()).collect();
         let field = |at: usize| fields.get(at).copied().unwrap_or_default();
-        // user, nice, system, (idle, iowait,) irq, softirq, steal: proc_stat(5).
-        let machine = field(0) + field(1) + field(2) + field(5) + field(6);
-        let processes: u32 = pids.iter().map(|pid| ticks_of(*pid)).sum();
-        Spent { machine: TICK * machine, stolen: TICK * field(7), processes: TICK * processes }
+        // user, nice, system, idle, iowait, irq, softirq, steal: proc_stat(5). What is neither idle nor stolen is
+        // work; the kernel measures those, and samples the others.
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+        let stolen = TICK * field(7);
+        let machine =
+            (since_boot * processors() as u32).saturating_sub(TICK * (field(3) + field(4)) + stolen);
+        Spent { machine, stolen, processes: pids.iter().map(|pid| time_of(*pid)).sum() }
     }
 
     pub fn since(self, before: Spent) -> Spent {
@@ -43,11 +47,14 @@ impl Spent {
     }
 }
 
-fn ticks_of(pid: u32) -> u32 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let Some((_, rest)) = stat.rsplit_once(") ") else { return 0 };
-    // Fields 14 and 15 of proc_pid_stat(5).
-    rest.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok()).sum()
+/// What its threads have run, as the scheduler counts it, in nanoseconds.
+fn time_of(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| {
+        let counts = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        counts.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    };
+    threads.filter_map(of).sum()
 }
 
 /// A process and all below it.
@@ -84,9 +91,10 @@ pub fn kernel_memory() -> u64 {
     meminfo.lines().filter(is_ours).filter_map(kib).sum::<u64>() * 1024
 }
 
-/// How many there are.
+/// How many there are, whichever this thread is bound to.
 pub fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|count| usize::try_from(count).ok()).unwrap_or(1)
 }
 
 /// Keeps this thread on one processor.

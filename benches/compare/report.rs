@@ -24,6 +24,8 @@ pub struct Figures {
     tasks: Vec<Task>,
     runs: BTreeMap<(&'static str, &'static str), Vec<Measured>>,
     errors: BTreeMap<(&'static str, &'static str), Vec<String>>,
+    /// Rounds that were taken anew.
+    pub repeated: usize,
 }
 
 /// A figure of all rounds.
@@ -31,6 +33,45 @@ pub struct Column {
     pub median: f64,
     least: f64,
     most: f64,
+    /// The bounds between which the true median lies, with a probability of 95 % at the least; of fewer than six
+    /// rounds, the least and the most.
+    sure: (f64, f64),
+}
+
+impl Column {
+    /// None: nothing was measured.
+    fn of(mut all: Vec<f64>) -> Option<Column> {
+        all.sort_by(f64::total_cmp);
+        let (least, most) = (*all.first()?, *all.last()?);
+        // Each round is above or below the true median like a coin's sides: so many of `n` lie on one side
+        // by chance alone in 2.5 % of all cases at the most.
+        let n = all.len();
+        let (mut chance, mut sum, mut outside) = (0.5_f64.powi(n as i32), 0.0, 0);
+        while sum + chance <= 0.025 {
+            sum += chance;
+            chance *= (n - outside) as f64 / (outside + 1) as f64;
+            outside += 1;
+        }
+        let at = outside.saturating_sub(1);
+        Some(Column { median: all[n / 2], least, most, sure: (all[at], all[n - 1 - at]) })
+    }
+
+    /// The ratios of pairs. None where there are none: a divisor is nothing, or less.
+    fn of_pairs(pairs: &[(f64, f64)]) -> Option<Column> {
+        let ratio = |(ours, theirs): &(f64, f64)| (*theirs > 0.0).then(|| ours / theirs);
+        Column::of(pairs.iter().map(ratio).collect::<Option<Vec<_>>>()?)
+    }
+
+    fn ratio(&self) -> String {
+        format!("{:.2} ({:.2} to {:.2})", self.median, self.sure.0, self.sure.1)
+    }
+}
+
+/// Whether more of something is better.
+#[derive(Clone, Copy, PartialEq)]
+enum Better {
+    More,
+    Less,
 }
 
 impl Figures {
@@ -64,11 +105,46 @@ impl Figures {
 
     /// Of all rounds of one contender, None where one of them failed.
     pub fn column(&self, task: &Task, kind: Kind, which: fn(&Measured) -> f64) -> Option<Column> {
+        Column::of(self.rounds(task, kind)?.iter().map(which).collect())
+    }
+
+    /// What each round gave.
+    fn rounds(&self, task: &Task, kind: Kind) -> Option<&[Measured]> {
         let key = (task.name, kind.name());
-        let runs = self.runs.get(&key).filter(|_| !self.errors.contains_key(&key))?;
-        let mut all: Vec<_> = runs.iter().map(which).collect();
-        all.sort_by(f64::total_cmp);
-        Some(Column { median: all[all.len() / 2], least: all[0], most: all[all.len() - 1] })
+        self.runs.get(&key).filter(|_| !self.errors.contains_key(&key)).map(Vec::as_slice)
+    }
+
+    /// What it is of another's in each round, so that a machine that is slow for a while is so for both.
+    fn ratio(&self, task: &Task, (kind, to): (Kind, Kind), which: fn(&Measured) -> f64) -> Option<Column> {
+        let pairs = self.rounds(task, kind)?.iter().zip(self.rounds(task, to)?);
+        let pairs: Vec<_> = pairs.map(|(ours, theirs)| (which(ours), which(theirs))).collect();
+        Column::of_pairs(&pairs)
+    }
+
+    /// The same of the machine's processor time above what no proxy takes.
+    fn cost_ratio(&self, task: &Task, (kind, to): (Kind, Kind)) -> Option<Column> {
+        let pairs = self.rounds(task, kind)?.iter().zip(self.rounds(task, to)?);
+        let all = pairs.zip(self.rounds(task, Kind::Direct)?);
+        let above = |((ours, theirs), none): ((&Measured, &Measured), &Measured)| {
+            (ours.machine - none.machine, theirs.machine - none.machine)
+        };
+        Column::of_pairs(&all.map(above).collect::<Vec<_>>())
+    }
+
+    /// A contender to the best of the others.
+    fn to_best(
+        &self,
+        task: &Task,
+        kind: Kind,
+        (which, better): (fn(&Measured) -> f64, Better),
+    ) -> Option<Column> {
+        let all = self.peers(task).map(|peer| self.ratio(task, (kind, peer), which));
+        worst(all.collect::<Option<_>>()?, better)
+    }
+
+    /// Those that showed no error.
+    fn peers(&self, task: &Task) -> impl Iterator<Item = Kind> {
+        Kind::PEERS.into_iter().filter(|peer| self.rounds(task, *peer).is_some())
     }
 
     /// Microseconds of the machine's processor time for one, above what no proxy takes.
@@ -85,7 +161,7 @@ impl Figures {
 
     /// The report, as Markdown.
     pub fn report(&self, setting: &Setting) -> String {
-        let mut text = format!("{}{}{}", head(setting), self.summary(), self.scaling());
+        let mut text = format!("{}{}{}", head(setting, self.repeated), self.summary(), self.scaling());
         for task in &self.tasks {
             let _ = write!(text, "\n### {} (`{}`)\n\n{}\n", task.title, task.name, task.unit.head());
             for kind in Kind::ALL {
@@ -105,20 +181,16 @@ impl Figures {
         let mut text = "\n### drained to the best of the others\n\n\
             | | rate | p99 | CPU above no proxy |\n|---|---|---|---|\n"
             .to_owned();
+        let told = |column: Option<Column>| column.map_or("-".to_owned(), |column| column.ratio());
         for task in &self.tasks {
-            let ours = |which| Some(self.column(task, Kind::Drained, which)?.median);
-            let ratio = |ours: Option<f64>, best: Option<f64>| match (ours, best) {
-                (Some(ours), Some(best)) if best > 0.0 => format!("{:.2}", ours / best),
-                _ => "-".to_owned(),
-            };
             let rate = match task.unit {
-                Unit::Paced => "-".to_owned(),
-                _ => ratio(ours(|m| m.rate), self.best(task, |m| m.rate, task.unit != Unit::Memory)),
+                Unit::Paced => None,
+                _ => self.to_best(task, Kind::Drained, (|m| m.rate, task.unit.better())),
             };
-            let p99 = ratio(ours(|m| m.p99), self.best(task, |m| m.p99, false));
-            let costs = Kind::PEERS.iter().filter_map(|kind| self.machine_above_none(task, *kind));
-            let cost = ratio(self.machine_above_none(task, Kind::Drained), costs.min_by(f64::total_cmp));
-            let _ = writeln!(text, "| {} | {rate} | {p99} | {cost} |", task.title);
+            let p99 = self.to_best(task, Kind::Drained, (|m| m.p99, Better::Less));
+            let costs = self.peers(task).map(|peer| self.cost_ratio(task, (Kind::Drained, peer)));
+            let cost = costs.collect::<Option<_>>().and_then(|costs| worst(costs, Better::Less));
+            let _ = writeln!(text, "| {} | {} | {} | {} |", task.title, told(rate), told(p99), told(cost));
         }
         text
     }
@@ -132,12 +204,12 @@ impl Figures {
         let before = text.len();
         for task in self.tasks.iter().filter(|task| !matches!(task.unit, Unit::Memory | Unit::Paced)) {
             let of = |kind, which| Some(self.column(task, kind, which)?.median);
-            let ratio = |which| Some(of(Kind::Drained, which)? / of(Kind::Single, which)?);
+            let ratio = |which| Some(self.ratio(task, (Kind::Drained, Kind::Single), which)?.ratio());
             let busy = |kind| of(kind, |m| m.rate * m.machine / 1e6);
             let columns =
                 (ratio(|m| m.rate), ratio(|m| m.processes), busy(Kind::Drained), busy(Kind::Single));
             if let (Some(rate), Some(cost), Some(all), Some(one)) = columns {
-                let _ = writeln!(text, "| {} | {rate:.2} | {cost:.2} | {all:.1} | {one:.1} |", task.title);
+                let _ = writeln!(text, "| {} | {rate} | {cost} | {all:.1} | {one:.1} |", task.title);
             }
         }
         if text.len() == before { String::new() } else { text }
@@ -146,10 +218,8 @@ impl Figures {
     fn line(&self, task: &Task, kind: Kind) -> Option<String> {
         let rate = self.column(task, kind, |m| m.rate)?;
         let median = |which| self.column(task, kind, which).map_or(0.0, |column: Column| column.median);
-        let ratio = self.best(task, |m| m.rate, task.unit != Unit::Memory);
-        let ratio = ratio
-            .filter(|best| *best > 0.0)
-            .map_or("-".to_owned(), |best| format!("{:.2}", rate.median / best));
+        let ratio = self.to_best(task, kind, (|m| m.rate, task.unit.better()));
+        let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{:.2}", ratio.median));
         let name = kind.name();
         let spread = format!("{:.0} to {:.0}", rate.least, rate.most);
         let above = self.machine_above_none(task, kind).map_or("-".to_owned(), |above| format!("{above:.2}"));
@@ -169,18 +239,25 @@ impl Figures {
             }
         })
     }
+}
 
-    /// The best median of the others.
-    fn best(&self, task: &Task, which: fn(&Measured) -> f64, more_is_better: bool) -> Option<f64> {
-        let all = Kind::PEERS.iter().filter_map(|kind| Some(self.column(task, *kind, which)?.median));
-        match more_is_better {
-            true => all.max_by(f64::total_cmp),
-            false => all.min_by(f64::total_cmp),
-        }
+/// The ratio to the best: that by which one looks worst.
+fn worst(ratios: Vec<Column>, better: Better) -> Option<Column> {
+    let ratios = ratios.into_iter();
+    match better {
+        Better::More => ratios.min_by(|a, b| a.median.total_cmp(&b.median)),
+        Better::Less => ratios.max_by(|a, b| a.median.total_cmp(&b.median)),
     }
 }
 
 impl Unit {
+    fn better(self) -> Better {
+        match self {
+            Unit::Memory => Better::Less,
+            _ => Better::More,
+        }
+    }
+
     fn head(self) -> String {
         let costs = |one| format!("CPU µs a {one}, machine above no proxy | proxy | stolen");
         let latency = "p50 µs | p99 µs | p99.9 µs";
@@ -200,7 +277,7 @@ impl Unit {
 }
 
 /// When, where and who.
-fn head(setting: &Setting) -> String {
+fn head(setting: &Setting, repeated: usize) -> String {
     let first = |path: &str, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
@@ -208,7 +285,7 @@ fn head(setting: &Setting) -> String {
     };
     let Setting { versions, rounds, lasts, workers } = setting;
     let mut text = format!(
-        "{} × {}, {} of memory, Linux {}; {workers} worker(s) each, {rounds} rounds of {lasts:?}.\n\n",
+        "{} × {}, {} of memory, Linux {}; {workers} worker(s) each, {rounds} rounds of {lasts:?}, and {repeated} anew for stolen time.\n\n",
         meter::processors(),
         first("/proc/cpuinfo", "model name"),
         first("/proc/meminfo", "MemTotal"),

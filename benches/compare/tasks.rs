@@ -42,6 +42,9 @@ enum Work {
     Idle,
 }
 
+/// So many connections need longer for a turn of each.
+const MANY: usize = 1_000;
+
 /// What one run gave.
 #[derive(Clone, Copy, Default)]
 pub struct Measured {
@@ -109,6 +112,19 @@ const fn idle_crowd(name: &'static str, title: &'static str, connections: usize)
 impl Task {
     const fn of_the_core(self) -> Task {
         Task { core: true, ..self }
+    }
+
+    /// How often it is measured, and how long each time, where requests are so often and so long.
+    pub fn course(&self, rounds: usize, lasts: Duration) -> (usize, Duration) {
+        match self.work {
+            // As many requests as its quantiles need.
+            Work::Paced(_) => (rounds.div_ceil(3), lasts * 5),
+            // Each connection has its turn several times.
+            Work::Requests if self.connections >= MANY => (rounds.div_ceil(3), lasts * 5),
+            // It hardly differs.
+            Work::Idle => (rounds.div_ceil(3), lasts),
+            Work::Requests | Work::Connections | Work::Bulk { .. } => (rounds, lasts),
+        }
     }
 
     /// Has it done once through the contender.

@@ -84,8 +84,15 @@ pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> 
     Ok(())
 }
 
-/// Says what was found by a process that began at `began`. Listeners that are left over are closed.
-pub fn say_adopted(fleet: &Fleet, estate: &Estate, began: Instant, handle: &Handle, log: &Logger) {
+/// Says what was found by a process that began at `began`. Listeners that are left over are closed, and `staying`
+/// alone are stored.
+pub fn say_adopted(
+    fleet: &Fleet,
+    (estate, staying): (&Estate, &[Arc<Listener>]),
+    began: Instant,
+    handle: &Handle,
+    log: &Logger,
+) {
     for what in &estate.let_go {
         warn!(log, "let go of {what}"; Event::LetGo);
     }
@@ -108,7 +115,7 @@ pub fn say_adopted(fleet: &Fleet, estate: &Estate, began: Instant, handle: &Hand
             "DRAINED_DURATION_US" => pause.map(|pause| pause * 1_000));
     }
     if !estate.listeners.is_empty() {
-        remove(handle.notifier(), LISTENER, log);
+        store_alone(staying, handle.notifier(), log);
         // Until it is out of the store too, shutdown(2) alone has clients refused.
         estate.listeners.iter().for_each(|fd| _ = socket::shutdown(fd.as_raw_fd(), Shutdown::Both));
     }
@@ -138,14 +145,17 @@ pub fn store_more(listeners: &[Arc<Listener>], notifier: &Notifier, log: &Logger
 }
 
 /// Takes all listeners but those that stay out of the store, before nobody is let into their backlogs any more:
-/// one that lets in nobody would be of no use to the next incarnation. systemd removes all of one name, so those
-/// that stay are stored again right behind it.
+/// one that lets in nobody would be of no use to the next incarnation.
 pub fn store_only(staying: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
-    remove(notifier, LISTENER, log);
-    if !staying.is_empty() {
-        store_more(staying, notifier, log);
-    }
+    store_alone(staying, notifier, log);
     notifier.flush(SENT);
+}
+
+fn store_alone(staying: &[Arc<Listener>], notifier: &Notifier, log: &Logger) {
+    let fds: Vec<BorrowedFd<'_>> = staying.iter().map(|listener| Listener::as_fd(listener)).collect();
+    if let Err(error) = notifier.fdstore_only(LISTENER, &fds) {
+        warn!(log, "cannot store the listeners that stay: {error}");
+    }
 }
 
 /// Waits until systemd has let go of them, so that their addresses are free.

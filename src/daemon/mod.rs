@@ -131,8 +131,10 @@ fn serve(
     Ok(life.run(|handle| {
         fault::pass("start-workers");
         announce_start(&config, &fleet, handle, log);
-        handover::say_adopted(&fleet, estate, began, handle, log);
-        if config.handover != handover::NEVER {
+        let stores = config.handover != handover::NEVER;
+        let staying = if stores { fleet.own_listeners() } else { Vec::new() };
+        handover::say_adopted(&fleet, (estate, &staying), began, handle, log);
+        if stores {
             handover::store_listeners(&fleet, handle.notifier(), log);
         }
         fault::pass("start-listeners");

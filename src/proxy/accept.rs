@@ -26,6 +26,9 @@ use crate::{Error, Result};
 /// Connections taken from one door before others have their turn.
 const ACCEPTS_PER_TURN: usize = 16;
 
+/// A worker may have so much more than its share of the connections: a sixteenth.
+const SLACK: usize = 16;
+
 /// One listener as one worker sees it.
 pub(super) struct Door {
     listener: Arc<Listener>,
@@ -93,6 +96,32 @@ impl Worker {
         let Some(door) = &self.doors[index] else { return Ok(()) };
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         self.epoll.add(&*door.listener, EpollEvent::new(flags, Source::Door(index as u32).to_bits()))
+    }
+
+    /// Somebody stands at a door.
+    pub(super) fn answer_door(&mut self, index: usize) {
+        self.accept_some(index);
+        if self.has_more_than_its_share() {
+            self.stand_back(index);
+        }
+    }
+
+    /// More connections than a worker has on average.
+    fn has_more_than_its_share(&self) -> bool {
+        let share = self.fleet.active() as usize / self.fleet.workers();
+        self.connections > share + share / SLACK + 1
+    }
+
+    /// The kernel wakes the first of those that wait for a listener: always the same, as long as it keeps up. This
+    /// one is the last from here on.
+    fn stand_back(&mut self, index: usize) {
+        let Some(Some(door @ Door { waits: None, closing: None, .. })) = self.doors.get(index) else {
+            return;
+        };
+        let _ = self.epoll.delete(&*door.listener);
+        if self.watch_door(index).is_err() {
+            self.wait_for_room(index, self.now + RETRY_SCARCE, "the listener could not be watched");
+        }
     }
 
     /// All doors are closed.

@@ -137,7 +137,7 @@ impl Connection {
         }
         // A socket tells its error once, and then reads as if its stream had ended well.
         let told = |pumped| matches!(pumped, Pumped::SinkFailed(errno) if errno != Errno::EPIPE);
-        self.to_upstream.source_broke |= told(down);
+        self.to_upstream.source_broke |= told(down) && !self.to_upstream.fin;
         fault::pass("relay-between");
         let up = self.to_upstream.pump(client, server, means, place(Way::ToUpstream, &self.to_client));
         let asked = self.to_upstream.flow.bytes != sent.0;
@@ -149,7 +149,7 @@ impl Connection {
             (Pumped::SourceFailed(errno), _) => Turn::Failed(errno),
             (Pumped::SinkFailed(_), _) | (_, Pumped::SinkFailed(_)) => {
                 self.broken = true;
-                self.to_client.source_broke |= told(up);
+                self.to_client.source_broke |= told(up) && !self.to_client.fin;
                 if self.is_over() { Turn::Ended } else { Turn::More }
             }
             (Pumped::NoPipe, _) | (_, Pumped::NoPipe) => Turn::NoPipe,

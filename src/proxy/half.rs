@@ -33,6 +33,9 @@ pub struct Half {
     pub source_broke: bool,
     /// The source has said its end cleanly, read or not: whatever it shows later is no reset.
     pub fin: bool,
+    /// The last write took less than there was. It wrote piece by piece, and where a piece met an error, that was
+    /// told to nobody: the next write says EPIPE only.
+    cut_short: bool,
 }
 
 /// The record of a connection, and which of its directions.
@@ -70,6 +73,13 @@ impl Half {
                 result = stop;
                 break;
             }
+        }
+        // Only the next write says what a short one met.
+        if result == Pumped::Budget
+            && self.cut_short
+            && let Err(stop) = self.step(source, sink, means, place)
+        {
+            result = stop;
         }
         if self.flow.held == 0
             && let Some(pipe) = self.pipe.take()
@@ -138,10 +148,20 @@ impl Half {
                 let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
                 let emptied = pipe.map_or(Err(Errno::EBADF), |pipe| pipe.empty(sink, self.flow.held));
                 fault::pass("relay-emptied");
+                let was_cut_short = std::mem::take(&mut self.cut_short);
                 match emptied {
-                    Ok(n) => self.flow.emptied(n as u32),
+                    Ok(n) => {
+                        self.cut_short = n < self.flow.held as usize;
+                        self.flow.emptied(n as u32);
+                    }
                     Err(Errno::EAGAIN) => self.flow.sink_blocked(),
                     Err(errno) => {
+                        // It may have been a clean end and a reset after it. A reset that passes for an end is worse.
+                        let is_tcp = || socket::is_tcp(sink).unwrap_or(false);
+                        let errno = match errno {
+                            Errno::EPIPE if was_cut_short && is_tcp() => Errno::ECONNRESET,
+                            errno => errno,
+                        };
                         // What it holds has nowhere to go; the other direction may still end well.
                         self.flow.finished();
                         if let Some(pipe) = self.pipe.take() {

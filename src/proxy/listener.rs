@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
@@ -28,6 +29,18 @@ pub struct Listener {
     pub passed: bool,
     file: Option<SocketFile>,
     keep_file: AtomicBool,
+    /// Fields are dropped in their order: when this one is, the socket is closed and its file removed.
+    open: Arc<()>,
+}
+
+/// Knows when a listener is closed. Not by the count of its references: that is 0 before the last one has closed it.
+pub(super) struct Closed(Weak<()>);
+
+impl Closed {
+    /// Its socket is closed here and its file removed.
+    pub(super) fn is_so(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 struct SocketFile {
@@ -38,7 +51,13 @@ struct SocketFile {
 impl Listener {
     fn new(address: ListenAddress, fd: OwnedFd, passed: bool, file: Option<SocketFile>) -> Listener {
         let name = socket::local_name(fd.as_fd());
-        Listener { fd, name, address, passed, file, keep_file: AtomicBool::new(false) }
+        let keep_file = AtomicBool::new(false);
+        Listener { fd, name, address, passed, file, keep_file, open: Arc::new(()) }
+    }
+
+    /// What knows when this one is closed, and doesn't keep it open.
+    pub(super) fn closed(&self) -> Closed {
+        Closed(Arc::downgrade(&self.open))
     }
 
     /// Clients that connect to the address come here. A socket whose file is gone, or is another's, is found by
@@ -255,4 +274,37 @@ fn unix_address(unix: &UnixPath) -> Result<UnixAddr> {
         UnixPath::Abstract(name) => UnixAddr::new_abstract(name.as_bytes()),
     };
     made.map_err(|e| Error::new(Exit::Config, format!("the address {unix}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_to_be_closed_is_and_its_file_is_gone() {
+        let path = std::env::temp_dir().join(format!("drained-listener-{}", std::process::id()));
+        let address = ListenAddress::Unix(UnixPath::Path(path.clone()));
+        for _ in 0..300 {
+            let none = &mut Left::new(Vec::new(), &[]);
+            let mut opened =
+                open("p", &address, &mut Vec::new(), none).expect("opens").into_iter().map(Arc::new);
+            let (listener, None) = (opened.next().expect("is one"), opened.next()) else { panic!("is one") };
+            let closed = listener.closed();
+            assert!(!closed.is_so());
+            // Two workers have it: one of them closes it.
+            std::thread::scope(|scope| {
+                for listener in [listener.clone(), listener] {
+                    scope.spawn(move || drop(listener));
+                }
+                let until = Instant::now() + Duration::from_secs(10);
+                while !closed.is_so() {
+                    assert!(Instant::now() < until, "is closed within ten seconds");
+                    std::hint::spin_loop();
+                }
+                assert!(!path.exists(), "its file is gone once it is closed");
+            });
+        }
+    }
 }

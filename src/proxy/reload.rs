@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Command, Fleet, Proxy, lock};
-use super::listener::{self, Left, Listener};
+use super::listener::{self, Closed, Left, Listener};
 use super::retired::Upstreams;
 use super::roster::{Change, Move, Roster};
 use crate::config::{self, ListenAddress};
@@ -170,14 +170,13 @@ impl Fleet {
             self.shut_out(ours, until);
             fault::pass("reload-shut");
         }
-        let waiting: Vec<(Weak<Listener>, u16)> =
-            closing.iter().map(|(listener, number)| (Arc::downgrade(listener), *number)).collect();
+        let waiting: Vec<(Closed, u16)> =
+            closing.iter().map(|(listener, number)| (listener.closed(), *number)).collect();
         drop(closing);
         // Those of .socket units are let go of by this too.
         self.tell_all(Command::CloseStrays { until });
-        let is_shut = |(listener, number): &(Weak<Listener>, u16)| {
-            listener.strong_count() == 0
-                || change.roster.get(usize::from(*number)).is_some_and(|p| !self.has_room(p))
+        let is_shut = |(closed, number): &(Closed, u16)| {
+            closed.is_so() || change.roster.get(usize::from(*number)).is_some_and(|p| !self.has_room(p))
         };
         let shut = || is_stopping() || waiting.iter().all(is_shut);
         let in_time = self.wait_until(until, shut) || {
@@ -286,8 +285,10 @@ impl Prepared {
         for (index, config) in proxies.iter().enumerate().filter(|(index, _)| is_new[*index]) {
             let listeners = found.take(index, config.listen.len());
             let left = old.left_of(&config.name);
-            let upstreams = Upstreams::renewed(config, &left, left.len())?.configured;
-            self.roster.set(next(), Arc::new(Proxy::new(config.clone(), upstreams, listeners, workers)));
+            let Upstreams { configured, retired } = Upstreams::renewed(config, &left, left.len())?;
+            let mut proxy = Proxy::new(config.clone(), configured, listeners, workers);
+            proxy.retired = retired;
+            self.roster.set(next(), Arc::new(proxy));
         }
         if self.roster.size() > usize::from(u16::MAX) {
             return Err(Error::new(Exit::Config, "there are more than 65535 proxies"));

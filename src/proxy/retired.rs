@@ -61,11 +61,16 @@ impl Proxy {
 }
 
 impl Roster {
-    /// What is left of removed proxies of that name: who comes back under it finds its upstreams there.
+    /// What is left of removed proxies of that name: who comes back under it finds its upstreams there, each
+    /// once.
     pub(super) fn left_of(&self, name: &str) -> Vec<Arc<Upstream>> {
-        let left =
-            self.iter().filter(|proxy| proxy.departed && !proxy.is_gone() && proxy.config.name == name);
-        let left: Vec<_> = left.flat_map(|proxy| proxy.all_upstreams().cloned()).collect();
+        let mut left: Vec<Arc<Upstream>> = Vec::new();
+        let of_name = |proxy: &&Arc<Proxy>| proxy.departed && !proxy.is_gone() && proxy.config.name == name;
+        for upstream in self.iter().filter(of_name).flat_map(|proxy| proxy.all_upstreams()) {
+            if !left.iter().any(|other| Arc::ptr_eq(other, upstream)) {
+                left.push(Arc::clone(upstream));
+            }
+        }
         left.iter().for_each(|upstream| upstream.come_back());
         left
     }

@@ -268,7 +268,7 @@ impl Worker {
     fn dispatch(&mut self, source: Source, flags: EpollFlags, stop: &StopToken) {
         match source {
             Source::Entry(key, side) => self.socket_event(key, side, flags),
-            Source::Door(index) => self.accept_some(index as usize),
+            Source::Door(index) => self.answer_door(index as usize),
             Source::Mailbox => self.read_mail(),
             Source::Stop if stop.level() == StopLevel::Hurried => self.hurry(),
             Source::Stop => {}

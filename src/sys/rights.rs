@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrLike, UnixAddr, recvmsg, sendmsg,
+};
 
 /// The most that the kernel takes in one message: SCM_MAX_FD.
 pub const MOST_AT_ONCE: usize = 253;
@@ -19,6 +21,54 @@ pub fn send(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> Result<(), Errno>
     let rights = [ControlMessage::ScmRights(&numbers)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"\n")], &rights, flags, None).map(drop)
+}
+
+/// Sends two datagrams to `address`, the second with duplicates of `fds`, at most [`MOST_AT_ONCE`]: in one system
+/// call, so that a SIGKILL comes before or after both. Says how many have left: 1 where there was no room for
+/// the second.
+///
+/// # Errors
+/// Nothing has left. EAGAIN, ENOBUFS: the queue is full. Others as sendmsg(2) has them.
+pub fn send_both(
+    socket: BorrowedFd<'_>,
+    address: &UnixAddr,
+    texts: [&[u8]; 2],
+    fds: &[RawFd],
+) -> Result<usize, Errno> {
+    let of_rights = size_of_val(fds) as libc::c_uint;
+    // SAFETY: it only computes.
+    let space = unsafe { libc::CMSG_SPACE(of_rights) } as usize;
+    // Aligned as a cmsghdr has to be.
+    let mut control = vec![0_u64; space.div_ceil(size_of::<u64>())];
+    let mut slices =
+        texts.map(|text| libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() });
+    let mut headers = slices.each_mut().map(|slice| {
+        // SAFETY: all zeros are a header without anything.
+        let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
+        header.msg_hdr.msg_namelen = address.len();
+        header.msg_hdr.msg_iov = slice;
+        header.msg_hdr.msg_iovlen = 1;
+        header
+    });
+    if !fds.is_empty() {
+        let second = &mut headers[1].msg_hdr;
+        second.msg_control = control.as_mut_ptr().cast();
+        second.msg_controllen = space as _;
+        // SAFETY: there is room for one header and for `fds` behind it, as CMSG_SPACE said.
+        unsafe {
+            let rights = libc::CMSG_FIRSTHDR(second);
+            (*rights).cmsg_level = libc::SOL_SOCKET;
+            (*rights).cmsg_type = libc::SCM_RIGHTS;
+            (*rights).cmsg_len = libc::CMSG_LEN(of_rights) as _;
+            std::ptr::copy_nonoverlapping(fds.as_ptr(), libc::CMSG_DATA(rights).cast(), fds.len());
+        }
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: both headers, and all to which they point, live until the call is over. nix's call gives the same
+    // file descriptors to all.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), 2, flags as _) };
+    Errno::result(sent).map(|sent| sent as usize)
 }
 
 /// Begins a walk through the queue of `socket` at its head: SO_PEEK_OFF, socket(7).

@@ -137,7 +137,11 @@ fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
-pub(super) fn is_tcp(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+/// Whether it is a TCP socket, of those that drained has.
+///
+/// # Errors
+/// It is no socket.
+pub fn is_tcp(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
     Ok(matches!(name.family(), Some(AddressFamily::Inet | AddressFamily::Inet6)))
 }

@@ -11,6 +11,8 @@ use sd_notify::NotifyState;
 pub(super) struct Message {
     pub(super) text: String,
     pub(super) fds: Vec<OwnedFd>,
+    /// The text of another datagram, which leaves right before it, in the same system call.
+    pub(super) before: Option<String>,
     /// The text of STATUS=, where it is nothing but that.
     pub(super) status: Option<String>,
     lost: Option<Arc<AtomicBool>>,
@@ -18,7 +20,7 @@ pub(super) struct Message {
 
 impl Message {
     pub(super) fn new(text: String) -> Message {
-        Message { text, fds: Vec::new(), status: None, lost: None }
+        Message { text, fds: Vec::new(), before: None, status: None, lost: None }
     }
 
     pub(super) fn status(status: String) -> Message {
@@ -28,6 +30,11 @@ impl Message {
 
     pub(super) fn with_fds(self, fds: Vec<OwnedFd>) -> Message {
         Message { fds, ..self }
+    }
+
+    /// The message behind another one that has no file descriptors.
+    pub(super) fn behind(self, before: String) -> Message {
+        Message { before: Some(before), ..self }
     }
 
     /// The message, and a flag that says whether it could not be sent.

@@ -135,6 +135,20 @@ impl Notifier {
     /// An error says that `name` isn't one for FDNAME= (1 to 255 ASCII characters, no control
     /// character, no `:`) or that a file descriptor could not be duplicated.
     pub fn fdstore(&self, name: &str, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.store(name, fds, None)
+    }
+
+    /// Has the store keep duplicates of `fds` under `name`, and nothing else of that name. The removal of what was
+    /// there and the first 253 leave in one system call, so that no end of this process comes between where the
+    /// socket has room for both. For errors see [`fdstore`](Self::fdstore).
+    pub fn fdstore_only(&self, name: &str, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        match fds {
+            [] => self.fdstore_remove(name),
+            fds => self.store(name, fds, Some(removal(name))),
+        }
+    }
+
+    fn store(&self, name: &str, fds: &[BorrowedFd<'_>], mut before: Option<String>) -> Result<()> {
         check_fd_name(name)?;
         let Some(shared) = &self.shared else { return Ok(()) };
         for chunk in fds.chunks(MAX_FDS) {
@@ -143,8 +157,11 @@ impl Notifier {
             let copies = copies.map_err(|e| {
                 Error::system(format!("duplicate a file descriptor for the store as {name}"), e)
             })?;
-            let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
-            shared.queue.push(Message::new(text).with_fds(copies));
+            let message = Message::new(format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n")).with_fds(copies);
+            shared.queue.push(match before.take() {
+                Some(before) => message.behind(before),
+                None => message,
+            });
         }
         Ok(())
     }
@@ -152,7 +169,9 @@ impl Notifier {
     /// Takes every file descriptor of that name out of the store. For errors see [`fdstore`](Self::fdstore).
     pub fn fdstore_remove(&self, name: &str) -> Result<()> {
         check_fd_name(name)?;
-        self.push(&[NotifyState::Custom("FDSTOREREMOVE=1"), NotifyState::Custom(&format!("FDNAME={name}"))]);
+        if let Some(shared) = &self.shared {
+            shared.queue.push(Message::new(removal(name)));
+        }
         Ok(())
     }
 
@@ -205,6 +224,10 @@ impl Notifier {
 /// where WATCHDOG_PID, if set, is this process. See sd_watchdog_enabled(3).
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+}
+
+fn removal(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={name}\n")
 }
 
 fn extend_by(time: Duration) -> NotifyState<'static> {

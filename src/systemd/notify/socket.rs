@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 
 use super::message::Message;
+use crate::sys::rights;
 
 /// Where messages go, or why they can't.
 pub(super) struct Socket {
@@ -36,7 +37,7 @@ impl Socket {
 
     /// Sends one message. The socket isn't connected, so that one which was made anew at the same
     /// path is reached again.
-    pub(super) fn send(&self, message: &Message) -> Result<(), SendError> {
+    pub(super) fn send(&self, message: &mut Message) -> Result<(), SendError> {
         let (socket, address) = self.to.as_ref().map_err(|e| SendError::Broken(e.clone()))?;
         let fds: Vec<RawFd> = message.fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&fds)];
@@ -44,8 +45,19 @@ impl Socket {
         let text = [IoSlice::new(message.text.as_bytes())];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
-            return match sendmsg(socket.as_raw_fd(), &text, control, flags, Some(address)) {
-                Ok(_) => Ok(()),
+            let result = match &message.before {
+                None => sendmsg(socket.as_raw_fd(), &text, control, flags, Some(address)).map(|_| true),
+                Some(before) => {
+                    let texts = [before.as_bytes(), message.text.as_bytes()];
+                    rights::send_both(socket.as_fd(), address, texts, &fds).map(|sent| sent == texts.len())
+                }
+            };
+            return match result {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    message.before = None;
+                    Err(SendError::Full)
+                }
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(SendError::Full),
                 Err(Errno::ETOOMANYREFS) => Err(SendError::Crowded),

@@ -255,3 +255,29 @@ fn what_has_no_file_descriptors_passes_those_that_cannot_be_sent() {
     let all = ["FDSTORE=1 FDNAME=a ", "FDSTOREREMOVE=1 FDNAME=a ", "FDSTORE=1 FDNAME=b ", "BARRIER=1 "];
     assert_eq!(order, all);
 }
+
+#[test]
+fn what_is_stored_alone_leaves_right_behind_the_removal_and_once_there_is_room() {
+    let manager = Manager::at_path("alone");
+    let stuffed = manager.stuff();
+    let notifier = manager.notifier();
+    notifier.start().unwrap();
+    let (file, _other) = std::io::pipe().unwrap();
+    notifier.fdstore_only("x", &[file.as_fd(), file.as_fd()]).unwrap();
+    // Room for one: the removal leaves, and is not said again.
+    assert_eq!(manager.read(), "X=1\n");
+    (1..stuffed).for_each(|_| assert_eq!(manager.read(), "X=1\n"));
+    assert_eq!(manager.read(), "FDSTOREREMOVE=1\nFDNAME=x\n");
+    let (mut text, mut control) = ([0; 256], nix::cmsg_space!([std::os::fd::RawFd; 4]));
+    let mut slices = [IoSliceMut::new(&mut text)];
+    let flags = MsgFlags::empty();
+    let message = recvmsg::<()>(manager.socket.as_raw_fd(), &mut slices, Some(&mut control), flags).unwrap();
+    let rights = message.cmsgs().unwrap().map(|item| match item {
+        ControlMessageOwned::ScmRights(fds) => fds.len(),
+        _ => 0,
+    });
+    assert_eq!((rights.sum::<usize>(), message.bytes), (2, "FDSTORE=1\nFDNAME=x\nFDPOLL=0\n".len()));
+    notifier.fdstore_only("x", &[]).unwrap();
+    assert_eq!(manager.read(), "FDSTOREREMOVE=1\nFDNAME=x\n");
+    assert!(notifier.flush(SOON));
+}

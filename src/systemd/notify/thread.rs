@@ -47,9 +47,9 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    fn send(&mut self, message: Message) {
+    fn send(&mut self, mut message: Message) {
         let has_fds = !message.fds.is_empty();
-        match self.shared.socket.send(&message) {
+        match self.shared.socket.send(&mut message) {
             Ok(()) => {
                 if has_fds {
                     self.aside = RETRY.0;

@@ -51,6 +51,23 @@ fn a_reset_in_the_midst_of_an_answer_is_one_for_a_client_that_uploads() {
     drained.stop();
 }
 
+/// A write of much is one of many pieces, and a reset between two of them is told to nobody.
+#[test]
+fn a_reset_amid_a_write_to_who_resets_is_no_end_for_the_other() {
+    let upstream = Listener::new();
+    let drained = Setup::proxy(&upstream.address, "").start();
+    for round in 0..300 {
+        let (client, server) = pair(&drained, &upstream);
+        let (stays, mut goes) = if round % 4 == 0 { (server, client) } else { (client, server) };
+        // So much that the relay is at work as soon as it is read.
+        stuff(&stays, Duration::from_millis(2));
+        goes.read_exact(&mut vec![0; (1 + round * 37 % 900) << 10]).unwrap();
+        reset(goes);
+        assert_eq!(end_of(&stays), Ended::Reset, "round {round}");
+    }
+    drained.stop();
+}
+
 #[test]
 fn an_upstream_that_resets_after_its_end_leaves_nothing_behind() {
     let upstream = Listener::new();

@@ -17,3 +17,4 @@ mod limits;
 mod memory;
 mod pieces;
 mod upstreams;
+mod workers;

@@ -119,8 +119,10 @@ fn one_that_is_out_can_be_drained() {
     let scene = Scene::start();
     let pair = scene.asking();
     scene.reload(&scene.without());
-    let listed = drainctl(scene.scratch(), &["--json", "connections"]);
-    assert!(String::from_utf8_lossy(&listed.stdout).contains(scene.address()), "{listed:?}");
+    for filter in [&[][..], &["--upstream", scene.address()]] {
+        let listed = drainctl(scene.scratch(), &[&["--json", "connections"], filter].concat());
+        assert!(String::from_utf8_lossy(&listed.stdout).contains(scene.address()), "{filter:?}: {listed:?}");
+    }
     is_cut(&scene.drain(&["--wait", "--timeout", "300ms"]), pair);
     let first = &scene.upstreams[0].address;
     assert_eq!(drainctl(scene.scratch(), &["resume", "p"]).status.code(), Some(0));
@@ -197,6 +199,27 @@ fn a_proxy_that_is_taken_out_in_a_drain_is_drained_and_back_with_what_it_had() {
     let waiting = scene.draining("1500ms");
     scene.reload(none);
     is_cut(&waiting.join().unwrap(), pair);
+}
+
+#[test]
+fn a_proxy_that_comes_back_without_one_of_its_upstreams_knows_it_still() {
+    for meanwhile in [false, true] {
+        let scene = Scene::start();
+        let pair = scene.asking();
+        let none = "[handover]\non_restart = \"always\"\ncrash_after = \"0s\"\n";
+        // Twice, so that there is more than one of which something is left.
+        for between in [none, &scene.without(), none, &scene.without()] {
+            scene.reload(between);
+        }
+        if meanwhile {
+            scene.reload(&scene.with());
+            assert_eq!(scene.upstream()["connections"], 1);
+        }
+        let answer = scene.drain(&["--json", "--timeout", "300ms"]);
+        let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
+        assert_eq!(answer["upstreams"].as_array().unwrap().len(), 1, "{answer}");
+        is_cut(&scene.drain(&["--wait"]), pair);
+    }
 }
 
 /// Those who are on their way to one that is taken out go to another, and nobody stays behind.
