@@ -211,6 +211,10 @@ fn tell(
     let now = monotonic_ms();
     let proxy = fleet.find_proxy_or_left(name)?;
     let of = |upstream: &Arc<proxy::Upstream>| {
+        // In this order: what is said to be drained has no connection, and all that were cut are counted.
+        let state = report::upstream_state(upstream, fleet.is_settled());
+        let connections = u64::from(upstream.active());
+        let down = upstream.why_down().filter(|_| state == UpstreamState::Down);
         let drain = upstream.drain_times().map(|(_, deadline)| {
             let (began_with, cut) = upstream.drain_counts();
             UpstreamDrain {
@@ -220,10 +224,6 @@ fn tell(
                 left_ms: deadline.saturating_sub(now),
             }
         });
-        // In this order: what is said to be drained has no connection.
-        let state = report::upstream_state(upstream, fleet.is_settled());
-        let connections = u64::from(upstream.active());
-        let down = upstream.why_down().filter(|_| state == UpstreamState::Down);
         UpstreamByHand { address: upstream.name.clone(), state, connections, drain, down }
     };
     let hold = proxy.hold_until(now);

@@ -72,6 +72,7 @@ pub fn leave(fleet: &Fleet, notifier: &Notifier, log: &Logger, stopped: u64) -> 
     let hung = || Error::new(Exit::Software, "a worker did not hand over its connections");
     let count = fleet.hand_over(Instant::now() + PARK).ok_or_else(hung)?;
     fault::pass("leave-gathered");
+    fault::strike("leave-hang", None);
     // What was stored before is there: systemd reads its mail before it sees that somebody has died.
     if keeper.lots_stored() != before {
         notifier.barrier(FETCH)?;

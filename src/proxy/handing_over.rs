@@ -203,15 +203,16 @@ impl Worker {
         let roster = self.roster.clone();
         let proxy = &roster[connection.proxy];
         let upstream = connection.upstream.map(|index| proxy.upstream(index));
-        upstream.iter().for_each(|upstream| upstream.leave());
         let is_whole = connection.is_whole();
         if is_whole {
+            // Its upstream has it still: who waits for the end of a drain is told so to the last.
             record_of(&self.keeper, &connection).iter().for_each(|slot| connection.save(slot));
             // The end of the process closes thousands of sockets in half the time.
             std::mem::forget(connection);
         } else {
             warn!(self.log, "cannot hand over the connection of {}", connection.peer);
             self.release(connection, (true, true));
+            upstream.iter().for_each(|upstream| upstream.leave());
         }
         self.connections -= 1;
         self.fleet.connection_closed(proxy);

@@ -4,7 +4,8 @@
 //! to be down they are tried all the same, for what is known may be old.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU32};
 use std::sync::{Arc, Mutex};
 
 use super::by_hand::UpstreamDrain;
@@ -46,9 +47,10 @@ impl Upstream {
         Upstream { address, name, active, against, met, drain }
     }
 
-    /// Connections that go there, those that are being made included.
+    /// Connections that go there, those that are being made included. Who sees one gone sees what was counted of
+    /// its end.
     pub fn active(&self) -> u32 {
-        self.active.load(Relaxed)
+        self.active.load(Acquire)
     }
 
     /// Whether the last connect to it succeeded, and its checks do where it has some.
@@ -63,7 +65,7 @@ impl Upstream {
 
     /// A connection there has ended, or was not made.
     pub fn leave(&self) {
-        self.active.fetch_sub(1, Relaxed);
+        self.active.fetch_sub(1, Release);
     }
 
     /// Notes whether it takes connections; true if it is up or down by that.

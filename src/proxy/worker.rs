@@ -452,11 +452,10 @@ impl Drop for Worker {
             if let Some(Entry::Connection(connection)) = self.table.remove(key) {
                 let roster = self.roster.clone();
                 let proxy = &roster[connection.proxy];
-                if let Some(upstream) = connection.upstream {
-                    proxy.upstream(upstream).leave();
-                }
                 if !connection.is_whole() {
+                    let upstream = connection.upstream.map(|index| proxy.upstream(index));
                     self.release(connection, (true, true));
+                    upstream.iter().for_each(|upstream| upstream.leave());
                 }
                 self.fleet.connection_closed(proxy);
             }

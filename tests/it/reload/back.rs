@@ -23,9 +23,13 @@ struct Scene {
 
 impl Scene {
     fn start() -> Scene {
+        Scene::start_with(|setup| setup)
+    }
+
+    fn start_with(change: impl Fn(Setup) -> Setup) -> Scene {
         let (port, upstreams) = (Port::reserve(), [Listener::new(), Listener::new()]);
         let first = config(&port, &[&upstreams[0], &upstreams[1]]);
-        let store = Store::start(Setup::new(&first));
+        let store = Store::start(change(Setup::new(&first)));
         store.wait_count(LISTENER, 1);
         Scene { port, upstreams, store }
     }
@@ -186,6 +190,21 @@ fn its_drain_goes_on_after_a_restart() {
     let without = scene.without();
     scene.store.restart(Setup::new(&without));
     is_cut(&waiting.join().unwrap(), pair);
+}
+
+/// Nobody relays any more, and the next one does not yet: the connections are there all the same.
+#[test]
+fn nothing_counts_as_drained_while_it_is_handed_over() {
+    let scene = Scene::start_with(|setup| setup.env("DRAINED_TEST_FAULT", "leave-hang"));
+    let _pair = scene.asking();
+    scene.drain(&["--timeout", "1m"]);
+    scene.store.daemon().signal(Signal::SIGTERM);
+    until("the handover", || scene.store.status()["proxies"]["p"]["connections"]["active"] == 0);
+    assert_eq!(scene.upstream()["state"], "draining");
+    assert_eq!(scene.upstream()["connections"], 1);
+    let lines = scene.store.daemon().lines();
+    let end = format!("upstream {} is drained", scene.address());
+    assert!(!lines.iter().any(|line| line.contains(&end)), "{lines:#?}");
 }
 
 #[test]
