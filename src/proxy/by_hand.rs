@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ord
 use std::time::Duration;
 
 use super::fleet::{Command, Fleet, Proxy};
+use super::fronts::Fronts;
 use super::upstream::Upstream;
 use crate::sys::clock::monotonic_ms;
 
@@ -27,7 +28,6 @@ pub(super) struct UpstreamDrain {
 }
 
 /// What clients of a proxy wait for.
-#[derive(Default)]
 pub(super) struct Hold {
     /// Until when an administrator holds them; 0: nobody does.
     until: AtomicU64,
@@ -35,6 +35,16 @@ pub(super) struct Hold {
     bound: AtomicU64,
     /// Clients that wait, of all workers.
     pub held: AtomicU32,
+    /// The first of them on each worker.
+    pub fronts: Fronts,
+}
+
+impl Hold {
+    /// Nobody waits.
+    pub fn new(workers: usize) -> Hold {
+        let (until, bound, held) = Default::default();
+        Hold { until, bound, held, fronts: Fronts::new(workers) }
+    }
 }
 
 /// What is set of one proxy, to be kept beyond the process. Times are milliseconds of CLOCK_MONOTONIC.

@@ -264,12 +264,15 @@ impl Fleet {
     }
 
     pub(super) fn tell_all(&self, command: Command) {
-        for mailbox in &self.mailboxes {
-            mailbox.open.fetch_add(1, SeqCst);
-            lock(&mailbox.commands).push(command.clone());
-            // Fails only when the counter is full, and then it is readable.
-            let _ = mailbox.wake.write(1);
-        }
+        (0..self.workers()).for_each(|worker| self.tell(worker, command.clone()));
+    }
+
+    pub(super) fn tell(&self, worker: usize, command: Command) {
+        let mailbox = &self.mailboxes[worker];
+        mailbox.open.fetch_add(1, SeqCst);
+        lock(&mailbox.commands).push(command);
+        // Fails only when the counter is full, and then it is readable.
+        let _ = mailbox.wake.write(1);
     }
 
     pub(super) fn listener_closed(&self, proxy: &Proxy) {
@@ -392,7 +395,7 @@ impl Proxy {
             departed: false,
             draining: Arc::default(),
             full_at: Arc::default(),
-            hold: Arc::default(),
+            hold: Arc::new(Hold::new(workers)),
         }
     }
 

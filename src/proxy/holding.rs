@@ -2,12 +2,16 @@
 //!
 //! They go through in the order in which they came once an upstream is back, some at a time: an upstream
 //! that has just started has a short backlog, and what does not fit waits here and is tried again soon, for
-//! the kernel's next SYN would come after a second. A client waits for its proxy's `hold` at most, counted from its accept, over restarts too.
+//! the kernel's next SYN would come after a second. A worker whose first one came after that of another gives way
+//! to it, and is told when its turn has come. A client waits for its proxy's `hold` at most, counted from its
+//! accept, over restarts too.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::ending::End;
+use super::fleet::Command;
+use super::fronts::NOBODY;
 use super::roster::Change;
 use super::slab::Key;
 use super::upstream::Probe;
@@ -22,6 +26,8 @@ const PATIENCE: u64 = 50;
 const SLACK: u64 = 4;
 /// After a crowded upstream (no port left, a full backlog), milliseconds until the next try.
 const CROWDED: u64 = 5;
+/// A worker that has not done for so long, in milliseconds, what it was told hangs: nobody gives way to it.
+const HANGS: u64 = 1_000;
 
 /// The clients of one proxy that wait on this worker.
 pub(super) struct Queue {
@@ -37,16 +43,29 @@ pub(super) struct Queue {
     rests_until: u64,
     /// The upstreams that are tried often from here: a bit each.
     probed: u64,
+    /// The number of the first one that waits, as the other workers know it.
+    front: u64,
+    /// The first of all, on another worker, that was told that it is.
+    told: u64,
+    /// It gives way to this one, on another worker, since then.
+    gives_way: Option<(u64, u64)>,
 }
 
 impl Default for Queue {
     fn default() -> Queue {
         let (waiting, under_way) = Default::default();
-        Queue { waiting, under_way, window: WINDOW, patience: PATIENCE, rests_until: 0, probed: 0 }
+        let (window, patience, rests_until, probed) = (WINDOW, PATIENCE, 0, 0);
+        let (front, told, gives_way) = (NOBODY, NOBODY, None);
+        Queue { waiting, under_way, window, patience, rests_until, probed, front, told, gives_way }
     }
 }
 
 impl Queue {
+    /// One whose first is said to be that one already.
+    pub fn behind(front: u64) -> Queue {
+        Queue { front, ..Queue::default() }
+    }
+
     /// A connect succeeded, after so many milliseconds.
     fn grow(&mut self, took: u64) {
         self.window = (self.window + 1).min(WINDOW);
@@ -73,11 +92,14 @@ impl Queue {
 impl Worker {
     /// Finds an upstream for a client, or has it wait behind those that wait already.
     pub(super) fn seek(&mut self, key: Key) {
-        let Some(index) = self.connection(key).map(|connection| connection.proxy) else { return };
+        let Some(connection) = self.connection(key) else { return };
+        let (index, id, opened) = (connection.proxy, connection.id, connection.opened);
         let proxy = self.proxy(index);
-        let by_hand = proxy.hold_until(self.now).is_some();
-        let waits = by_hand || proxy.is_all_closed() || !self.queues[usize::from(index)].waiting.is_empty();
-        if waits { self.hold(key) } else { self.connect(key) }
+        let is_closed = proxy.hold_until(self.now).is_some() || proxy.is_all_closed();
+        // Who cannot wait any more overtakes them.
+        let has_time = || opened + proxy.patience(self.now) > self.now;
+        let overtakes = || proxy.held() > 0 || proxy.hold.fronts.before(self.index, id).is_some();
+        if is_closed || overtakes() && has_time() { self.hold(key) } else { self.connect(key) }
     }
 
     /// Has a client wait that no upstream takes; lets it go if it has waited for as long as it may.
@@ -163,24 +185,89 @@ impl Worker {
             if !self.queues[index].under_way.is_empty() {
                 self.look_at_under_way(index);
             }
-            if !self.queues[index].waiting.is_empty() && self.queues[index].rests_until <= self.now {
+            self.let_through(index);
+            // Its turn may have come while it looked.
+            while self.show_front(index) {
                 self.let_through(index);
             }
         }
     }
 
+    /// The number of the first one that waits here. Those who have gone are not counted.
+    fn first(&mut self, index: usize) -> Option<u64> {
+        let (queue, table) = (&mut self.queues[index], &self.table);
+        let waits = |key: &Key| matches!(table.get(*key), Some(Entry::Connection(c)) if c.held);
+        while let Some((id, key)) = queue.waiting.front() {
+            if waits(key) {
+                return Some(*id);
+            }
+            queue.waiting.pop_front();
+        }
+        None
+    }
+
+    /// Tells the other workers who is first here, and the one whose turn it is that it is. True: it is this one's,
+    /// and it gave way before.
+    fn show_front(&mut self, index: usize) -> bool {
+        let front = self.first(index).unwrap_or(NOBODY);
+        let queue = &mut self.queues[index];
+        if front == NOBODY && queue.front == NOBODY {
+            return false;
+        }
+        let Some(proxy) = self.roster.get(index) else { return false };
+        if std::mem::replace(&mut queue.front, front) != front {
+            proxy.hold.fronts.set(self.index, front);
+        }
+        match proxy.hold.fronts.first() {
+            Some((worker, _)) if worker == self.index => queue.gives_way.take().is_some(),
+            Some((worker, id)) => {
+                if proxy.is_open() && std::mem::replace(&mut queue.told, id) != id {
+                    self.fleet.tell(worker, Command::Look);
+                }
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Somebody on another worker came before the client `id`. That worker was told, and tells when he has gone.
+    fn gives_way(&mut self, index: usize, id: u64) -> bool {
+        let queue = &mut self.queues[index];
+        let Some((worker, first)) = self.roster[index as u16].hold.fronts.before(self.index, id) else {
+            queue.gives_way = None;
+            return false;
+        };
+        let since = queue.gives_way.filter(|(to, _)| *to == first).map_or(self.now, |(_, since)| since);
+        queue.gives_way = Some((first, since));
+        if self.now < since + HANGS {
+            return true;
+        }
+        let hangs = !self.fleet.mailboxes[worker].is_settled();
+        if !hangs {
+            // Asked again.
+            (queue.gives_way, queue.told) = (Some((first, self.now)), NOBODY);
+        }
+        !hangs
+    }
+
+    /// Nobody gives way to this worker any more.
+    pub(super) fn leave_fronts(&mut self) {
+        self.roster.iter().for_each(|proxy| proxy.hold.fronts.set(self.index, NOBODY));
+    }
+
     fn let_through(&mut self, index: usize) {
+        if self.queues[index].waiting.is_empty() || self.queues[index].rests_until > self.now {
+            return;
+        }
         let roster = self.roster.clone();
         let proxy = &roster[index as u16];
         while proxy.is_open() && proxy.hold_until(self.now).is_none() {
+            let Some(id) = self.first(index) else { return };
             let queue = &mut self.queues[index];
-            if queue.under_way.len() >= queue.window {
+            if queue.under_way.len() >= queue.window || self.gives_way(index, id) {
                 return;
             }
-            let Some((_, key)) = queue.waiting.pop_front() else { return };
-            if !self.connection(key).is_some_and(|connection| connection.held) {
-                continue;
-            }
+            let Some((_, key)) = self.queues[index].waiting.pop_front() else { return };
             self.let_go(key);
             // Its time to connect begins anew.
             let until = self.now + proxy.config.connect_timeout.as_millis() as u64;
@@ -249,7 +336,7 @@ impl Worker {
                 _ if queue.waiting.is_empty() => None,
                 Some(until) => Some(until),
                 None if !proxy.is_open() || queue.under_way.len() >= queue.window => None,
-                None => Some(queue.rests_until),
+                None => Some(queue.gives_way.map_or(0, |(_, since)| since + HANGS).max(queue.rests_until)),
             };
             [back, next]
         });

@@ -115,6 +115,7 @@ impl Fleet {
 
     /// Gives the connections to the workers whose lots they stand in, and each a record.
     fn place(&mut self, ledger: &Ledger, homes: &[(usize, usize)]) {
+        let roster = self.proxies();
         let mut slots = std::iter::from_fn(|| ledger.take_chunk()).flatten();
         for (number, (mut adopted, proxy, upstream)) in self.adoptable.drain(..).enumerate() {
             let home = homes.get(adopted.client.place.0).map(|home| home.0);
@@ -124,6 +125,11 @@ impl Fleet {
                 Some((*lot, found.place.1))
             };
             let places = [place(&adopted.client), adopted.server.as_ref().and_then(place)];
+            if adopted.server.is_none()
+                && let Some(proxy) = roster.get(usize::from(proxy))
+            {
+                proxy.hold.fronts.set_earlier(worker, adopted.record.id);
+            }
             let mut slot = NO_SLOT;
             if let Some(free) = slots.next() {
                 slot = free;

@@ -12,6 +12,7 @@ mod drain;
 mod ending;
 mod fleet;
 mod flow;
+mod fronts;
 mod half;
 mod handing_over;
 mod holding;

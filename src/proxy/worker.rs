@@ -18,6 +18,7 @@ use super::connection::{Connection, Turn};
 use super::drain::{Goodbye, Plan, QUIET_AFTER};
 use super::ending::{End, Failures};
 use super::fleet::{Fleet, Proxy, lock};
+use super::fronts::NOBODY;
 use super::holding::Queue;
 use super::looking::Look;
 use super::means::{Means, Parking};
@@ -138,7 +139,7 @@ pub fn run(
     let mut worker = Worker {
         plans: vec![None; roster.size()],
         upstream_plans: vec![Vec::new(); roster.size()],
-        queues: (0..roster.size()).map(|_| Queue::default()).collect(),
+        queues: queues(&roster, index),
         keeper: fleet.keeper.clone(),
         crash_after: fleet.keeper.as_ref().and_then(|keeper| keeper.crash_after),
         young: VecDeque::new(),
@@ -176,6 +177,12 @@ pub fn run(
     worker.open_doors()?;
     worker.begin_checks();
     worker.work(stop)
+}
+
+/// Those who wait and are to be adopted yet are known to all.
+fn queues(roster: &Roster, index: usize) -> Vec<Queue> {
+    let front = |number| roster.get(number).map_or(NOBODY, |proxy| proxy.hold.fronts.of(index));
+    (0..roster.size()).map(|number| Queue::behind(front(number))).collect()
 }
 
 impl Worker {
@@ -460,6 +467,7 @@ impl Drop for Worker {
                 self.fleet.connection_closed(proxy);
             }
         }
+        self.leave_fronts();
         self.fleet.mailboxes[self.index].ended.store(true, SeqCst);
         for index in 0..self.doors.len() {
             self.shut_door(index);

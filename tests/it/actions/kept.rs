@@ -16,7 +16,7 @@ fn setup(port: &Port, upstream: &Listener, more: &str) -> Setup {
     let (listen, upstream) = (port.address(), &upstream.address);
     let handover = "[handover]\non_restart = \"always\"\ncrash_after = \"0s\"\n";
     let proxy = format!("[proxy.p]\nlisten = \"{listen}\"\nupstream = \"{upstream}\"\n{more}\n");
-    Setup::new(&format!("{handover}{proxy}")).workers(1)
+    Setup::new(&format!("{handover}{proxy}")).workers(2)
 }
 
 fn ctl(store: &Store, words: &[&str]) -> String {
