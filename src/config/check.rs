@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use super::draft::{Draft, ProxyDraft};
 use super::place::{At, Place, Report};
-use super::{ListenAddress, MOST_UPSTREAMS, MetricsAddress, UnixPath, UpstreamAddress, duration};
+use super::{
+    DEFAULT_CONTROL, ListenAddress, MOST_UPSTREAMS, MetricsAddress, UnixPath, UpstreamAddress, duration,
+};
 
 pub(super) fn all(draft: &mut Draft, report: &mut Report) {
     // Tables are read in the order of their names; errors shall name the later place of two.
@@ -25,12 +27,7 @@ fn listeners(draft: &Draft, report: &mut Report) {
         if let Some((other, first)) = all[..i].iter().find(|(_, first)| overlap(&first.value, &at.value)) {
             report.error(&at.place, clash(proxy, at, other, first));
         }
-        if let (Some(control), ListenAddress::Unix(UnixPath::Path(path))) = (&draft.control, &at.value)
-            && *path == control.value
-        {
-            let place = &control.place;
-            report.error(&at.place, format!("listen: {} is the control socket, set at {place}", at.value));
-        }
+        not_control(draft, &at.value, "listen", &at.place, report);
     }
 }
 
@@ -48,10 +45,22 @@ fn metrics(draft: &Draft, report: &mut Report) {
             report.error(place, text);
         }
     }
-    if let (Some(control), ListenAddress::Unix(UnixPath::Path(path))) = (&draft.control, &address)
-        && *path == control.value
-    {
-        report.error(place, format!("metrics: {metrics} is the control socket, set at {}", control.place));
+    not_control(draft, &address, "metrics", place, report);
+}
+
+/// What `key` says is not the control socket.
+fn not_control(draft: &Draft, address: &ListenAddress, key: &str, place: &Place, report: &mut Report) {
+    let ListenAddress::Unix(UnixPath::Path(path)) = address else { return };
+    match &draft.control {
+        Some(control) if *path == control.value => {
+            report.error(place, format!("{key}: {address} is the control socket, set at {}", control.place));
+        }
+        None if *path == *DEFAULT_CONTROL => {
+            let unless = "unless control is set to another";
+            report
+                .error(place, format!("{key}: {address} is the control socket of drained.service, {unless}"));
+        }
+        _ => {}
     }
 }
 

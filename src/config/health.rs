@@ -196,6 +196,10 @@ mod tests {
                 "control = \"/run/a\"\nmetrics = \"unix:/run/a\"",
                 "is the control socket, set at drained.toml:2",
             ),
+            (
+                "metrics = \"unix:/run/drained/control.sock\"",
+                "is the control socket of drained.service, unless control is set to another",
+            ),
         ] {
             let Errors(errors) = parse(&daemon(lines)).expect_err(lines);
             assert!(errors.len() == 1 && errors[0].contains(right), "{lines}: {errors:#?}");

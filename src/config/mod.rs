@@ -34,6 +34,9 @@ pub const MOST_UPSTREAMS: usize = 64;
 /// The file that is read where no other is named.
 pub const DEFAULT_FILE: &str = "/etc/drained/drained.toml";
 
+/// The control socket of the packaged unit, where the configuration names no other.
+pub const DEFAULT_CONTROL: &str = "/run/drained/control.sock";
+
 /// Reads FILE and conf.d/*.toml beside it, in the order of their names, and checks the whole.
 ///
 /// # Errors

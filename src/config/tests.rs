@@ -316,6 +316,19 @@ fn all_errors_of_all_files_are_told_at_once_in_order() {
 }
 
 #[test]
+fn nobody_listens_on_the_control_socket_of_the_unit() {
+    let proxy = "[proxy.x]\nlisten = \"unix:/run/drained/control.sock\"\nupstream = \"127.0.0.1:3\"\n";
+    assert_eq!(
+        parse(proxy).expect_err("an error").0,
+        [
+            "drained.toml:2:10: listen: unix:/run/drained/control.sock is the control socket of drained.service, unless \
+          control is set to another"
+        ]
+    );
+    parse(&format!("[daemon]\ncontrol = \"/c\"\n{proxy}")).expect("another one is set");
+}
+
+#[test]
 fn what_is_not_toml_is_told_without_its_consequences() {
     let cases = [
         ("[proxy.web\nlisten = \"127.0.0.1:80\"\n", "1:11", "unclosed table, expected `]`"),

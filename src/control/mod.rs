@@ -25,4 +25,4 @@ pub use server::ControlServer;
 pub use status::Status;
 
 /// Where drainctl looks for the daemon that the packaged unit runs.
-pub const DEFAULT_SOCKET: &str = "/run/drained/control.sock";
+pub const DEFAULT_SOCKET: &str = crate::config::DEFAULT_CONTROL;

@@ -1,7 +1,7 @@
-//! Who waits first on each worker, so that clients go through in the order in which they came, whosever they are.
+//! Who waits first on each worker, so that clients go through in the order in which they came, whichever has them.
 //!
-//! Each worker tells of its own first one alone, before it looks at those of the others. So of two workers one sees
-//! the other's at the least, and it is the one that sees an earlier one on another worker that tells that worker.
+//! A worker writes its own entry alone, and before it reads the others'. So where two change at once at least one sees
+//! what the other wrote, and whoever sees that the first of all is another worker's tells that worker.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 

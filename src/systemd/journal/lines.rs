@@ -148,6 +148,7 @@ fn priority(level: Level) -> u8 {
 fn push_pair(line: &mut String, colour: Colour, key: &str, value: &str) -> fmt::Result {
     let name = key.strip_prefix("DRAINED_").unwrap_or(key).to_ascii_lowercase();
     let (name, value) = match (name.strip_suffix("_us"), value.parse()) {
+        (Some(name), Ok(0)) => (name, "0s".to_owned()),
         (Some(name), Ok(us)) => (name, format!("{:.3?}", Duration::from_micros(us))),
         _ => (name.as_str(), value.to_owned()),
     };
@@ -203,7 +204,8 @@ mod tests {
                 &record_static!(level, ""),
                 &format_args!("{message}"),
                 b!(Event::Cut, "DRAINED_CLIENT" => "[::1]:5", "DRAINED_UPSTREAM" => None::<&str>,
-                   "DRAINED_DURATION_US" => 1_234_567u64, "DRAINED_DOING" => "half a \x1b[31m"),
+                   "DRAINED_DURATION_US" => 1_234_567u64, "DRAINED_PAUSE_US" => 0,
+                   "DRAINED_DOING" => "half a \x1b[31m"),
             ),
             &values,
             now,
@@ -216,7 +218,7 @@ mod tests {
     fn a_line_has_the_message_first_and_names_for_people() {
         assert_eq!(
             line(Colour::None, Level::Warning, "cut at the deadline"),
-            "TIME WARN  cut at the deadline  event=cut client=[::1]:5 duration=1.235s \
+            "TIME WARN  cut at the deadline  event=cut client=[::1]:5 duration=1.235s pause=0s \
              doing=\"half a \\u{1b}[31m\" proxy=web\n"
         );
     }
