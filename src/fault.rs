@@ -1,10 +1,9 @@
 //! Faults on purpose, for the tests of what follows from them. Not in a release build.
 //!
-//! `DRAINED_TEST_FAULT=worker-panic:3` has the worker panic that takes in the third connection;
-//! `worker-hang:3` has it hang; `adopt-hang` the workers with something to adopt. `step-hang` has the phase Drain hang, and
-//! `leave-hang` a handover whose workers have done their part. `kill:POINT:5` has the process kill itself when it
-//! passes POINT for the fifth time: the points are where [`pass`] is called, and what is said there is what was
-//! just done.
+//! `DRAINED_TEST_FAULT=worker-panic:3` has the worker panic that takes in the third connection; `worker-hang:3` has
+//! it hang; `adopt-hang` the workers with something to adopt. `step-hang` has the phase Drain hang, and `leave-hang` a
+//! handover whose workers have done their part. `kill:POINT:5` has the process kill itself when it passes POINT for the
+//! fifth time: the points are where [`pass`] is called, and what is said there is what was just done.
 
 /// What the environment asks for.
 #[cfg(debug_assertions)]
