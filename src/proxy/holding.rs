@@ -17,8 +17,11 @@ use super::slab::Key;
 use super::upstream::Probe;
 use super::worker::{Entry, Worker};
 
-/// Connects to upstreams of one proxy that are under way at the same time while clients wait, at the most.
+/// Connects to upstreams of one proxy that are under way at the same time while clients wait, at first.
 const WINDOW: usize = 16;
+/// As many they may become where connects take time and succeed. With fewer a far upstream would get fewer clients
+/// than come, and the queue never end: so many each time that a packet goes there and back.
+const WINDOW_FAR: usize = 1024;
 /// A connect that takes longer than this, in milliseconds, is taken back and tried anew. It is longer for an
 /// upstream that is farther away.
 const PATIENCE: u64 = 50;
@@ -68,7 +71,8 @@ impl Queue {
 
     /// A connect succeeded, after so many milliseconds.
     fn grow(&mut self, took: u64) {
-        self.window = (self.window + 1).min(WINDOW);
+        let most = if took > 0 { WINDOW_FAR } else { WINDOW };
+        self.window += usize::from(self.window < most);
         self.patience = PATIENCE.max(took * SLACK);
     }
 
@@ -217,6 +221,10 @@ impl Worker {
         let Some(proxy) = self.roster.get(index) else { return false };
         if std::mem::replace(&mut queue.front, front) != front {
             proxy.hold.fronts.set(self.index, front);
+        }
+        if front == NOBODY {
+            // Those who wait the next time wait for one that has just started again.
+            queue.window = queue.window.min(WINDOW);
         }
         match proxy.hold.fronts.first() {
             Some((worker, _)) if worker == self.index => queue.gives_way.take().is_some(),
@@ -392,5 +400,9 @@ mod tests {
         assert_eq!((queue.window, queue.patience), (2, 800));
         (0..20).for_each(|_| queue.grow(0));
         assert_eq!((queue.window, queue.patience), (WINDOW, PATIENCE));
+        (0..2_000).for_each(|_| queue.grow(100));
+        assert_eq!((queue.window, queue.patience), (WINDOW_FAR, 400));
+        queue.grow(0);
+        assert_eq!(queue.window, WINDOW_FAR);
     }
 }
