@@ -204,8 +204,7 @@ mod tests {
                 &record_static!(level, ""),
                 &format_args!("{message}"),
                 b!(Event::Cut, "DRAINED_CLIENT" => "[::1]:5", "DRAINED_UPSTREAM" => None::<&str>,
-                   "DRAINED_DURATION_US" => 1_234_567u64, "DRAINED_PAUSE_US" => 0,
-                   "DRAINED_DOING" => "half a \x1b[31m"),
+                   "DRAINED_DURATION_US" => 1_234_567u64, "DRAINED_DOING" => "half a \x1b[31m"),
             ),
             &values,
             now,
@@ -218,9 +217,16 @@ mod tests {
     fn a_line_has_the_message_first_and_names_for_people() {
         assert_eq!(
             line(Colour::None, Level::Warning, "cut at the deadline"),
-            "TIME WARN  cut at the deadline  event=cut client=[::1]:5 duration=1.235s pause=0s \
+            "TIME WARN  cut at the deadline  event=cut client=[::1]:5 duration=1.235s \
              doing=\"half a \\u{1b}[31m\" proxy=web\n"
         );
+    }
+
+    #[test]
+    fn a_time_of_nothing_is_no_nanosecond() {
+        let mut pair = String::new();
+        push_pair(&mut pair, Colour::None, "DRAINED_DURATION_US", "0").expect("a String takes all");
+        assert_eq!(pair, "duration=0s");
     }
 
     #[test]
