@@ -37,35 +37,41 @@ fn arrivals(upstream: &Listener, count: u8) -> Vec<u8> {
 
 #[test]
 fn they_go_through_in_the_order_in_which_they_came() {
-    for workers in [1, 2, 5] {
-        let upstream = Listener::refusing("127.0.0.1:0");
-        let drained = Setup::proxy(&upstream.address, "").workers(workers).start();
-        let clients = numbered(&drained, 100);
-        assert_eq!(proxy(&drained)["connections"]["failed"], 0);
-        upstream.listen(128);
-        assert_eq!(arrivals(&upstream, 100), (0..100).collect::<Vec<_>>(), "{workers} workers");
-        for (mut client, number) in clients.into_iter().zip(0..) {
-            let mut answer = [0xff];
-            client.read_exact(&mut answer).unwrap();
-            assert_eq!(answer, [number]);
+    // A worker that is kept from running for a second is one that hangs: nobody gives way to it.
+    steady(|| {
+        for workers in [1, 2, 5] {
+            let upstream = Listener::refusing("127.0.0.1:0");
+            let drained = Setup::proxy(&upstream.address, "").workers(workers).start();
+            let clients = numbered(&drained, 100);
+            assert_eq!(proxy(&drained)["connections"]["failed"], 0);
+            upstream.listen(128);
+            assert_eq!(arrivals(&upstream, 100), (0..100).collect::<Vec<_>>(), "{workers} workers");
+            for (mut client, number) in clients.into_iter().zip(0..) {
+                let mut answer = [0xff];
+                client.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, [number]);
+            }
+            until("nobody waits", || proxy(&drained)["connections"]["held"] == 0);
+            let end = drained.stop();
+            assert_eq!(end.count("does not take connections"), 1, "{:#?}", end.lines);
         }
-        until("nobody waits", || proxy(&drained)["connections"]["held"] == 0);
-        let end = drained.stop();
-        assert_eq!(end.count("does not take connections"), 1, "{:#?}", end.lines);
-    }
+    });
 }
 
 #[test]
 fn so_they_do_where_a_unix_upstream_has_a_short_backlog() {
-    for workers in [1, 2, 5] {
-        let scratch = crate::support::scratch::Scratch::new();
-        let upstream = Listener::refusing(&format!("unix:{}", scratch.path("up").display()));
-        let drained = Setup::proxy(&upstream.address, "").workers(workers).start();
-        let clients = numbered(&drained, 20);
-        upstream.listen(2);
-        assert_eq!(arrivals(&upstream, 20), (0..20).collect::<Vec<_>>(), "{workers} workers");
-        drop(clients);
-    }
+    // A worker that is kept from running for a second is one that hangs: nobody gives way to it.
+    steady(|| {
+        for workers in [1, 2, 5] {
+            let scratch = crate::support::scratch::Scratch::new();
+            let upstream = Listener::refusing(&format!("unix:{}", scratch.path("up").display()));
+            let drained = Setup::proxy(&upstream.address, "").workers(workers).start();
+            let clients = numbered(&drained, 20);
+            upstream.listen(2);
+            assert_eq!(arrivals(&upstream, 20), (0..20).collect::<Vec<_>>(), "{workers} workers");
+            drop(clients);
+        }
+    });
 }
 
 #[test]

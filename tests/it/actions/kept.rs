@@ -122,17 +122,20 @@ fn nothing_counts_as_drained_that_is_about_to_be_adopted() {
 
 #[test]
 fn who_waits_goes_on_waiting_in_the_same_order() {
-    let (port, upstream) = (Port::reserve(), Listener::refusing("127.0.0.1:0"));
-    let mut store = Store::start(setup(&port, &upstream, ""));
-    store.wait_count(LISTENER, 1);
-    let clients = numbered(&store, &port, 20);
-    store.restart(setup(&port, &upstream, ""));
-    until("all are held", || held(&store) == 20);
-    store.kill(setup(&port, &upstream, ""));
-    until("all are held", || held(&store) == 20);
-    upstream.listen(128);
-    arrive_in_order(&upstream, clients);
-    assert_eq!(store.status()["proxies"]["p"]["connections"]["failed"], 0);
+    // A worker that is kept from running for a second is one that hangs: nobody gives way to it.
+    steady(|| {
+        let (port, upstream) = (Port::reserve(), Listener::refusing("127.0.0.1:0"));
+        let mut store = Store::start(setup(&port, &upstream, ""));
+        store.wait_count(LISTENER, 1);
+        let clients = numbered(&store, &port, 20);
+        store.restart(setup(&port, &upstream, ""));
+        until("all are held", || held(&store) == 20);
+        store.kill(setup(&port, &upstream, ""));
+        until("all are held", || held(&store) == 20);
+        upstream.listen(128);
+        arrive_in_order(&upstream, clients);
+        assert_eq!(store.status()["proxies"]["p"]["connections"]["failed"], 0);
+    });
 }
 
 #[test]
