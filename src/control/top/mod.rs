@@ -16,6 +16,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -35,6 +36,9 @@ pub enum Ended {
     /// By a signal, which the process is to end by once it has nothing left to do.
     Signal(i32),
 }
+
+/// How long after an error of the terminal its SIGHUP may come.
+const HANGS_UP: Duration = Duration::from_millis(500);
 
 /// What the one who draws is told.
 enum Happening {
@@ -191,7 +195,26 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn show(&self, mut screen: Screen, mut top: Top, happenings: &Receiver<Happening>) -> Result<Ended> {
+    /// A terminal that goes takes the program along by SIGHUP, which may come after its first error.
+    fn show(&self, screen: Screen, top: Top, happenings: &Receiver<Happening>) -> Result<Ended> {
+        self.show_until_it_fails(screen, top, happenings).or_else(|error| {
+            let until = Instant::now() + HANGS_UP;
+            while let Ok(happening) = happenings.recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                if matches!(happening, Happening::Signal(Signal::SIGHUP)) {
+                    return Ok(Ended::Signal(Signal::SIGHUP as i32));
+                }
+            }
+            Err(error)
+        })
+    }
+
+    fn show_until_it_fails(
+        &self,
+        mut screen: Screen,
+        mut top: Top,
+        happenings: &Receiver<Happening>,
+    ) -> Result<Ended> {
         let failed = |e| Error::system("cannot write to the terminal", e);
         let has_colours = paint::wanted();
         let mut count = 0;
