@@ -27,6 +27,8 @@ pub struct Half {
     /// A read that leaves room in the pipe has left nothing behind: the source is a TCP connection, and by its
     /// last event neither ended nor urgent. Whatever comes later is an event of its own.
     pub leaves_nothing: bool,
+    /// Bytes that come from the source wake nobody: its sink takes none.
+    pub muted: bool,
     /// Its pipe is the last one: it must be empty again at once.
     sparing: bool,
     /// The source has broken off, as its own sink side has shown: its end is no clean one.

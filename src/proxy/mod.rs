@@ -35,6 +35,7 @@ mod stats;
 mod timers;
 mod upstream;
 mod upstream_drain;
+mod watching;
 mod worker;
 
 pub use by_hand::ByHand;

@@ -1,7 +1,7 @@
 //! A worker: one thread, one epoll, and the connections that live and die on it.
 //!
-//! Sockets are registered once, edge-triggered, for both directions; what an edge said is remembered
-//! in the flows. Invariant: no call of the loop blocks but epoll_wait, and that has a bound.
+//! Sockets are watched edge-triggered; what an edge said is remembered in the flows. Invariant: no call of
+//! the loop blocks but epoll_wait, and that has a bound.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -26,16 +26,16 @@ use super::pipes::Pipes;
 use super::portable::record_of;
 use super::roster::Roster;
 use super::slab::{Key, Slab};
-use super::source::{Side, Source};
+use super::source::Source;
 use super::stats::Counters;
 use super::timers::Timers;
 use super::upstream::Probe;
 use super::upstream_drain::UpstreamPlan;
+use super::watching;
 use crate::event::Event;
 use crate::handover::keeper::Keeper;
 use crate::lifecycle::{StopLevel, StopToken};
 use crate::sys::clock::monotonic_ms;
-use crate::sys::socket::{self, Address, Peer};
 use crate::{Error, Result};
 
 const EVENTS_PER_WAIT: usize = 256;
@@ -55,12 +55,6 @@ const LOOK_AT_DELIVERY: u64 = 10;
 const PAUSE: u64 = QUIET_AFTER / 2;
 /// While a proxy drains a turn comes at least so often, in milliseconds, so that a pause shows.
 const TURN_IN_DRAIN: u64 = 250;
-
-pub(super) const SOCKET_EVENTS: EpollFlags = EpollFlags::EPOLLIN
-    .union(EpollFlags::EPOLLPRI)
-    .union(EpollFlags::EPOLLOUT)
-    .union(EpollFlags::EPOLLRDHUP)
-    .union(EpollFlags::EPOLLET);
 
 /// What a slot of the table holds.
 pub(super) enum Entry {
@@ -282,68 +276,6 @@ impl Worker {
         }
     }
 
-    fn socket_event(&mut self, key: Key, side: Side, flags: EpollFlags) {
-        let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
-        let readable = flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | broken);
-        let writable = flags.intersects(EpollFlags::EPOLLOUT | broken);
-        let connection = match self.table.get_mut(key) {
-            Some(Entry::Connection(connection)) => connection,
-            Some(Entry::Probe(_)) => return self.probe_decided(key),
-            Some(Entry::Check(_)) => return self.check_ready(key),
-            None => return,
-        };
-        if side == Side::Server && connection.connect_until.is_some() {
-            return if writable {
-                self.connect_decided(key, readable)
-            };
-        }
-        let is_unix = match side {
-            Side::Client => matches!(connection.peer, Peer::Unix(_)),
-            Side::Server => match connection.upstream {
-                Some(upstream) => {
-                    let proxy = &self.roster[connection.proxy];
-                    matches!(proxy.upstream(upstream).address, Address::Unix(_))
-                }
-                // The ledger had no name of it.
-                None => {
-                    connection.server.as_ref().is_some_and(|fd| socket::local_address(fd.as_fd()).is_none())
-                }
-            },
-        };
-        let (up, down) = (&mut connection.to_upstream, &mut connection.to_client);
-        let (source, sink) = if side == Side::Client { (up, down) } else { (down, up) };
-        source.urgent |= flags.contains(EpollFlags::EPOLLPRI);
-        source.leaves_nothing =
-            !is_unix && !flags.intersects(EpollFlags::EPOLLPRI | EpollFlags::EPOLLRDHUP | broken);
-        // A reset has EPOLLHUP too, and EPOLLERR until a write or a read was told of it. Nothing is written
-        // after our own end, and to a UNIX socket that was closed nothing can be.
-        let may_be_reset =
-            flags.contains(EpollFlags::EPOLLHUP) && !is_unix && (connection.broken || !sink.flow.is_over());
-        let ended = flags.contains(EpollFlags::EPOLLRDHUP) && !flags.contains(EpollFlags::EPOLLERR);
-        source.fin |= ended && !may_be_reset && !source.source_broke;
-        let (source, sink) = (&mut source.flow, &mut sink.flow);
-        if readable {
-            source.source_ready();
-        }
-        if writable {
-            sink.sink_ready();
-        }
-        if side == Side::Client {
-            connection.client_ended |= flags.intersects(EpollFlags::EPOLLRDHUP | broken);
-            // EPOLLHUP alone is no error: a UNIX client that has sent all and closed.
-            connection.client_broke |= flags.contains(EpollFlags::EPOLLERR);
-            if connection.client_broke && connection.connect_until.is_some() {
-                return self.end(key, End::Broken);
-            }
-            if connection.held {
-                return self.look_at_held(key);
-            }
-        } else {
-            connection.server_broke |= flags.contains(EpollFlags::EPOLLERR);
-        }
-        self.advance(key);
-    }
-
     /// Relays what can be relayed, and ends the connection if it is over.
     pub(super) fn advance(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
@@ -353,6 +285,7 @@ impl Worker {
         let sent = (connection.to_upstream.flow.bytes, connection.to_client.flow.bytes);
         let record = record_of(&self.keeper, connection);
         let turn = connection.relay(&mut self.means, record, self.now);
+        watching::mind(&self.epoll, key, connection);
         let counters = &self.roster[connection.proxy].counters[self.index];
         counters.bytes_to_upstream.add(connection.to_upstream.flow.bytes - sent.0);
         counters.bytes_to_client.add(connection.to_client.flow.bytes - sent.1);

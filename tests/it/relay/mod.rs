@@ -6,6 +6,7 @@
 //! - `bulk`: much data in both directions at once, in large pipes and in small ones.
 //! - `upstreams`: which one takes a connection, and what happens when none does.
 //! - `pieces`: what one read leaves behind.
+//! - `slow`: receivers that take nothing while more comes for them.
 //! - `limits`: idle_timeout, max_connections, file descriptors.
 //! - `memory`: what a connection costs, and that no byte of a peer enters the daemon's memory.
 
@@ -16,5 +17,6 @@ mod families;
 mod limits;
 mod memory;
 mod pieces;
+mod slow;
 mod upstreams;
 mod workers;
