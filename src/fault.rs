@@ -2,7 +2,7 @@
 //!
 //! `DRAINED_TEST_FAULT=worker-panic:3` has the worker panic that takes in the third connection; `worker-hang:3` has
 //! it hang; `adopt-hang` the workers with something to adopt. `step-hang` has the phase Drain hang, and `leave-hang` a
-//! handover whose workers have done their part. `kill:POINT:5` has the process kill itself when it passes POINT for the
+//! handover whose workers have done their part; `notify-hang` the notify thread, from its start. `kill:POINT:5` has the process kill itself when it passes POINT for the
 //! fifth time: the points are where [`pass`] is called, and what is said there is what was just done.
 
 /// What the environment asks for.

@@ -8,7 +8,7 @@
 //! ```text
 //! signal:  kernel -> signalfd thread -> cleanup thread -> phases -> workers, listeners, connections -> at-exit hooks -> exit code
 //! data:    listener -> worker (epoll) -> connection -> relay: socket -> pipe -> socket, both ways
-//! words:   every thread -> log thread -> journald;  life cycle -> notify thread -> systemd
+//! words:   every thread -> log thread -> journald;  every thread -> systemd;  notify thread -> systemd: what had to wait, signs of life
 //! control: drainctl -> control socket -> control thread -> life cycle / workers
 //! figures: workers' counters -> metrics thread -> Prometheus; health checks of the one who asks
 //! ```

@@ -1,7 +1,7 @@
 //! What the threads of a life cycle know in common, under one lock with one condition variable.
 //!
-//! Invariant: nothing is done under the lock but to change or read [`Facts`] and to put a message
-//! into the notifier's queue, so that the messages have the order of the state changes.
+//! Invariant: nothing is done under the lock but to change or read [`Facts`] and to tell the notifier,
+//! which doesn't block, so that the messages have the order of the state changes.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -27,7 +27,7 @@
 //! ```text
 //! signals   reads a signalfd, decides what a signal means, does no work        signals, pending
 //! cleanup   waits for the stop, then: phases, workers, at-exit hooks           cleanup, step, exit
-//! notify    talks to systemd; asks `pulse` for the signs of life               systemd::notify, pulse
+//! notify    sends what systemd could not take at once; signs of life           systemd::notify, pulse
 //! reload, report   while a SIGHUP or SIGUSR1 is served                         errand
 //! workers, steps, hooks   one thread each                                      worker, step, exit
 //! ```

@@ -1,24 +1,24 @@
-//! What systemd is told: the whole of sd_notify(3), through a thread of its own.
+//! What systemd is told: the whole of sd_notify(3), and nobody waits for it.
 //!
-//! The notify thread alone talks to `$NOTIFY_SOCKET`; a call on a [`Notifier`] puts a message into
-//! its queue and returns, so that nobody ever waits for PID 1 ([`Notifier::barrier`] and
-//! [`Notifier::flush`] say that they wait, and how long). Messages arrive in the order of the calls;
-//! STATUS= is the exception, of it only the latest counts. Without `$NOTIFY_SOCKET` every call does
-//! nothing.
+//! A call on a [`Notifier`] sends its message to `$NOTIFY_SOCKET` if the socket takes it; otherwise the message waits in
+//! a queue, and a thread of its own sends it as soon as it can be sent. So nobody ever waits for PID 1
+//! ([`Notifier::barrier`] and [`Notifier::flush`] say that they wait, and how long), and what was said before a SIGKILL
+//! arrives all the same. Messages arrive in the order of the calls; STATUS= is the exception, of it only the latest
+//! counts. Without `$NOTIFY_SOCKET` every call does nothing.
 //!
 //! The environment is left as it is, since taking a variable out of it is unsound once there are
 //! threads. Every file descriptor here is close-on-exec; a daemon that starts children takes
 //! NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of their environment with `Command::env_remove`.
 
 mod message;
+mod outbox;
 mod queue;
 mod socket;
-mod thread;
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -27,59 +27,51 @@ use slog::Logger;
 
 use crate::{Error, Exit, Result};
 use message::Message;
-pub use queue::Tick;
-use queue::{Queue, Repeat};
+pub use outbox::Tick;
+use outbox::{Outbox, Repeat};
+use queue::Queue;
 use socket::Socket;
 
 /// File descriptors in one message, at most: the kernel's SCM_MAX_FD, see unix(7).
 const MAX_FDS: usize = 253;
 
-/// A handle on the notify thread. Cheap to clone; no call blocks unless it says so.
+/// A handle on the way to the service manager. Cheap to clone; no call blocks unless it says so.
 #[derive(Clone)]
 pub struct Notifier {
     /// None without `$NOTIFY_SOCKET`.
-    shared: Option<Arc<Shared>>,
-}
-
-/// What the handles and the thread have in common.
-struct Shared {
-    queue: Queue,
-    socket: Socket,
-    started: AtomicBool,
-    log: Logger,
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl Notifier {
-    /// A notifier for `$NOTIFY_SOCKET`. What is said before [`start`](Self::start) waits in the queue.
+    /// A notifier for `$NOTIFY_SOCKET`. What is said before [`start`](Self::start) waits for it.
     pub fn from_env(log: Logger) -> Notifier {
         match std::env::var_os("NOTIFY_SOCKET") {
             Some(address) if !address.is_empty() => Notifier::to(Socket::open(&address), log),
-            _ => Notifier { shared: None },
+            _ => Notifier { outbox: None },
         }
     }
 
     fn to(socket: Socket, log: Logger) -> Notifier {
-        let shared = Shared { queue: Queue::new(), socket, started: AtomicBool::new(false), log };
-        Notifier { shared: Some(Arc::new(shared)) }
+        Notifier { outbox: Some(Arc::new(Outbox::new(socket, log))) }
     }
 
-    /// Starts the notify thread, once. An error says that the system refused a thread.
+    /// Sends what was said before, and starts the notify thread, once. An error says that the system refused a thread.
     pub fn start(&self) -> Result<()> {
-        let Some(shared) = &self.shared else { return Ok(()) };
-        if shared.started.swap(true, Ordering::SeqCst) {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        if !outbox.open() {
             return Ok(());
         }
-        let thread = shared.clone();
+        let thread = outbox.clone();
         std::thread::Builder::new()
             .name("notify".into())
-            .spawn(move || thread::run(&thread))
+            .spawn(move || thread.serve())
             .map(drop)
             .map_err(|e| Error::system("start the thread notify", e))
     }
 
     /// True if there is a service manager to talk to.
     pub fn is_connected(&self) -> bool {
-        self.shared.is_some()
+        self.outbox.is_some()
     }
 
     /// READY=1.
@@ -100,28 +92,27 @@ impl Notifier {
     /// STOPPING=1 would start the clock of TimeoutStopSec=.
     pub fn stopping(&self, extend: Duration, status: &str) {
         let status = message::one_line(status);
-        if let Some(shared) = &self.shared {
-            shared.queue.status_is(status.clone());
-        }
-        self.push(&[NotifyState::Stopping, extend_by(extend), NotifyState::Status(&status)]);
+        let text = message::text(&[NotifyState::Stopping, extend_by(extend), NotifyState::Status(&status)]);
+        self.say(|queue| {
+            queue.status_is(status);
+            queue.push(Message::new(text));
+        });
     }
 
     /// STATUS=, sent when the text changes, at most 5 a second, the last one always. Control
     /// characters become spaces.
     pub fn status(&self, text: impl Into<String>) {
-        if let Some(shared) = &self.shared {
-            shared.queue.set_status(message::one_line(&text.into()));
-        }
+        self.say(|queue| queue.set_status(message::one_line(&text.into())));
     }
 
     /// WATCHDOG=1, now. One that still waits in the queue is not doubled.
     pub fn watchdog(&self) {
-        self.push_unless_waiting(&NotifyState::Watchdog);
+        self.say(|queue| queue.push_unless_waiting(watchdog()));
     }
 
     /// EXTEND_TIMEOUT_USEC=: the service manager waits at least `time` from now on, at most 4294 s.
     pub fn extend_timeout(&self, time: Duration) {
-        self.push_unless_waiting(&extend_by(time));
+        self.say(|queue| queue.push_unless_waiting(extension(time)));
     }
 
     /// ERRNO=: the error number that the daemon fails with, see errno(3).
@@ -150,7 +141,7 @@ impl Notifier {
 
     fn store(&self, name: &str, fds: &[BorrowedFd<'_>], mut before: Option<String>) -> Result<()> {
         check_fd_name(name)?;
-        let Some(shared) = &self.shared else { return Ok(()) };
+        let Some(outbox) = &self.outbox else { return Ok(()) };
         for chunk in fds.chunks(MAX_FDS) {
             let copies: std::io::Result<Vec<OwnedFd>> =
                 chunk.iter().map(BorrowedFd::try_clone_to_owned).collect();
@@ -158,10 +149,11 @@ impl Notifier {
                 Error::system(format!("duplicate a file descriptor for the store as {name}"), e)
             })?;
             let message = Message::new(format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n")).with_fds(copies);
-            shared.queue.push(match before.take() {
+            let message = match before.take() {
                 Some(before) => message.behind(before),
                 None => message,
-            });
+            };
+            outbox.say(|queue| queue.push(message));
         }
         Ok(())
     }
@@ -169,20 +161,18 @@ impl Notifier {
     /// Takes every file descriptor of that name out of the store. For errors see [`fdstore`](Self::fdstore).
     pub fn fdstore_remove(&self, name: &str) -> Result<()> {
         check_fd_name(name)?;
-        if let Some(shared) = &self.shared {
-            shared.queue.push(Message::new(removal(name)));
-        }
+        self.say(|queue| queue.push(Message::new(removal(name))));
         Ok(())
     }
 
     /// Waits until the service manager has processed all that was said before, at most `timeout`
     /// (BARRIER=1, see sd_notify_barrier(3)). Nothing to wait for without a service manager.
     pub fn barrier(&self, timeout: Duration) -> Result<()> {
-        let Some(shared) = &self.shared else { return Ok(()) };
+        let Some(outbox) = &self.outbox else { return Ok(()) };
         let until = Instant::now() + timeout;
         let (end, passed) = std::io::pipe().map_err(|e| Error::system("make a pipe for BARRIER=1", e))?;
         let (message, lost) = Message::new("BARRIER=1\n".into()).with_fds(vec![passed.into()]).watched();
-        shared.queue.push(message);
+        outbox.say(|queue| queue.push(message));
         wait_for_hangup(end, until)?;
         if lost.load(Ordering::SeqCst) {
             return Err(Error::new(
@@ -196,26 +186,24 @@ impl Notifier {
     /// Waits until all that was said so far has left for the service manager, at most `bound`. True
     /// if it has.
     pub fn flush(&self, bound: Duration) -> bool {
-        self.shared.as_ref().is_none_or(|shared| shared.queue.flush(bound))
+        self.outbox.as_ref().is_none_or(|outbox| outbox.flush(bound))
     }
 
     /// Has the notify thread ask `tick` each `every` what to send. For signs of life: they cease
     /// when the process is stopped or `tick` says so, and one that waits isn't doubled.
     pub fn repeat(&self, every: Duration, tick: impl FnMut() -> Tick + Send + 'static) {
-        if let Some(shared) = &self.shared {
-            shared.queue.add_repeat(Repeat { every, next: Instant::now() + every, tick: Box::new(tick) });
+        if let Some(outbox) = &self.outbox {
+            outbox.add_repeat(Repeat { every, next: Instant::now() + every, tick: Box::new(tick) });
         }
     }
 
     fn push(&self, states: &[NotifyState<'_>]) {
-        if let Some(shared) = &self.shared {
-            shared.queue.push(Message::new(message::text(states)));
-        }
+        self.say(|queue| queue.push(Message::new(message::text(states))));
     }
 
-    fn push_unless_waiting(&self, state: &NotifyState<'_>) {
-        if let Some(shared) = &self.shared {
-            shared.queue.push_unless_waiting(message::text(std::slice::from_ref(state)));
+    fn say(&self, put: impl FnOnce(&mut Queue)) {
+        if let Some(outbox) = &self.outbox {
+            outbox.say(put);
         }
     }
 }
@@ -224,6 +212,14 @@ impl Notifier {
 /// where WATCHDOG_PID, if set, is this process. See sd_watchdog_enabled(3).
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+}
+
+fn watchdog() -> String {
+    message::text(&[NotifyState::Watchdog])
+}
+
+fn extension(time: Duration) -> String {
+    message::text(&[extend_by(time)])
 }
 
 fn removal(name: &str) -> String {

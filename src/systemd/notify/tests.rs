@@ -1,4 +1,4 @@
-//! The notify thread against a socket that the test owns.
+//! The notifier against a socket that the test owns, and its queue without one.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd};
@@ -213,7 +213,7 @@ fn signs_of_life_go_on_until_they_are_done() {
 
 #[test]
 fn without_a_service_manager_nothing_waits() {
-    let notifier = Notifier { shared: None };
+    let notifier = Notifier { outbox: None };
     notifier.ready();
     notifier.status("text");
     assert!(notifier.start().is_ok() && !notifier.is_connected());
@@ -221,39 +221,86 @@ fn without_a_service_manager_nothing_waits() {
     assert!(notifier.barrier(Duration::ZERO).is_ok());
 }
 
-/// The next message of the queue that is to be sent now.
-fn next(queue: &Queue) -> Message {
-    match queue.next(None) {
-        queue::Next::Send(message) => message,
-        queue::Next::Ask(_) => unreachable!("nobody asks"),
-    }
-}
-
 #[test]
 fn what_has_no_file_descriptors_passes_those_that_cannot_be_sent() {
-    let queue = Queue::new();
+    let mut queue = Queue::new();
+    let now = Instant::now();
     let with_fd = |text: &str| Message::new(text.into()).with_fds(vec![std::io::pipe().unwrap().0.into()]);
     queue.push(with_fd("FDSTORE=1\nFDNAME=a\n"));
     queue.push(Message::new("FDSTOREREMOVE=1\nFDNAME=a\n".into()));
     queue.push(Message::new("READY=1\n".into()));
     queue.push(with_fd("FDSTORE=1\nFDNAME=b\n"));
     queue.push(Message::new("WATCHDOG=1\n".into()));
-    let stuck = next(&queue);
-    queue.set_aside(stuck, Instant::now() + Duration::from_secs(3600));
-    assert_eq!([next(&queue).text, next(&queue).text], ["READY=1\n", "WATCHDOG=1\n"]);
-    assert!(!queue.flush(Duration::ZERO), "three messages wait");
+    let stuck = queue.take(now).unwrap();
+    queue.was_crowded(stuck, now);
+    let passing = [(); 2].map(|()| queue.take(now).unwrap().text);
+    assert_eq!(passing, ["READY=1\n", "WATCHDOG=1\n"]);
+    assert!(queue.take(now).is_none() && !queue.is_empty(), "three messages wait");
     queue.push(with_fd("BARRIER=1\n"));
     queue.push(Message::new("WATCHDOG=1\n".into()));
-    assert_eq!(next(&queue).text, "WATCHDOG=1\n");
+    assert_eq!(queue.take(now).unwrap().text, "WATCHDOG=1\n");
     // Tried again, it may be refused again, or find the socket full.
-    queue.try_again();
-    let stuck = next(&queue);
-    queue.set_aside(stuck, Instant::now());
-    let stuck = next(&queue);
-    queue.put_back(stuck);
-    let order: Vec<_> = (0..4).map(|_| next(&queue).text.replace('\n', " ")).collect();
+    let now = queue.due().unwrap();
+    let stuck = queue.take(now).unwrap();
+    queue.was_crowded(stuck, now);
+    assert!(queue.due().unwrap() > now, "the pause begins again");
+    let now = queue.due().unwrap();
+    let stuck = queue.take(now).unwrap();
+    queue.was_full(stuck, now);
+    assert!(queue.take(now).is_none(), "nothing is tried while the socket is full");
+    let now = queue.due().unwrap();
+    let order: Vec<_> = std::iter::from_fn(|| {
+        let message = queue.take(now)?;
+        queue.is_sent(&message);
+        Some(message.text.replace('\n', " "))
+    })
+    .collect();
     let all = ["FDSTORE=1 FDNAME=a ", "FDSTOREREMOVE=1 FDNAME=a ", "FDSTORE=1 FDNAME=b ", "BARRIER=1 "];
     assert_eq!(order, all);
+    assert!(queue.is_empty() && queue.due().is_none());
+}
+
+#[test]
+fn what_waits_behind_a_full_socket_is_due_whatever_it_is() {
+    let now = Instant::now();
+    let with_fd = || Message::new("FDSTORE=1\n".into()).with_fds(vec![std::io::pipe().unwrap().0.into()]);
+    let mut queue = Queue::new();
+    queue.push(with_fd());
+    queue.push(with_fd());
+    let stuck = queue.take(now).unwrap();
+    queue.was_crowded(stuck, now);
+    assert!(queue.take(now).is_none());
+    // The first gets through, the second finds the socket full: nothing is crowded any more, and it still waits.
+    let now = queue.due().unwrap();
+    let first = queue.take(now).unwrap();
+    queue.is_sent(&first);
+    let second = queue.take(now).unwrap();
+    queue.was_full(second, now);
+    assert!(queue.due().unwrap() > now);
+    assert!(queue.take(queue.due().unwrap()).is_some());
+    queue.set_status("text".into());
+    let status = queue.take(now + Duration::from_secs(1)).unwrap();
+    queue.was_full(status, now);
+    assert!(queue.due().unwrap() > now && !queue.is_empty());
+}
+
+#[test]
+fn what_was_said_has_left_when_the_call_returns() {
+    let manager = Manager::abstract_name("at-once");
+    let notifier =
+        Notifier::to(Socket::open(manager.address.as_ref()), Logger::root(slog::Discard, slog::o!()));
+    manager.socket.set_nonblocking(true).unwrap();
+    let mut text = [0; 100];
+    let (file, _other) = std::io::pipe().unwrap();
+    notifier.fdstore("x", &[file.as_fd()]).unwrap();
+    assert!(manager.socket.recv(&mut text).is_err(), "said before the start");
+    // As the notifier's start, without its thread.
+    assert!(notifier.outbox.as_ref().unwrap().open());
+    notifier.ready();
+    notifier.fdstore("x", &[file.as_fd()]).unwrap();
+    let mut read = || manager.socket.recv(&mut text).map(|n| String::from_utf8(text[..n].to_vec()).unwrap());
+    let stored = "FDSTORE=1\nFDNAME=x\nFDPOLL=0\n";
+    assert_eq!([(); 3].map(|()| read().unwrap()), [stored, "READY=1\n", stored]);
 }
 
 #[test]

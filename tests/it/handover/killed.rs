@@ -100,6 +100,18 @@ fn in_the_midst_of_tidying_too() {
     held.iter().for_each(|(client, server)| talk(client, server));
 }
 
+/// The notify thread never has its turn: what the workers have in hand is stored without it.
+#[test]
+fn what_was_served_is_in_the_store_whoever_had_his_turn() {
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let mut store = Store::empty();
+    store.spawn(after("0s", &port, &upstream).env("DRAINED_TEST_FAULT", "notify-hang"));
+    let held: Vec<_> = (0..20).map(|_| pair(port.address(), &upstream)).collect();
+    let dead = store.kill(after("0s", &port, &upstream)).end;
+    assert_eq!(adopted(&store), (1, 20), "{:#?}", dead.lines);
+    held.iter().for_each(|(client, server)| talk(client, server));
+}
+
 #[test]
 fn where_they_never_outlive_a_crash_they_end() {
     let (port, upstream) = (Port::reserve(), Listener::new());
