@@ -22,9 +22,11 @@ const WINDOW: usize = 16;
 /// As many they may become where connects take time and succeed. With fewer a far upstream would get fewer clients
 /// than come, and the queue never end: so many each time that a packet goes there and back.
 const WINDOW_FAR: usize = 1024;
-/// A connect that takes longer than this, in milliseconds, is taken back and tried anew. It is longer for an
-/// upstream that is farther away.
+/// A connect that takes longer than this, in milliseconds, is taken back and tried anew, as long as none has told how
+/// long they take.
 const PATIENCE: u64 = 50;
+/// The least that it may take where they take no time.
+const PATIENCE_NEAR: u64 = 5;
 /// So many times what the last connect took is waited for the next.
 const SLACK: u64 = 4;
 /// After a crowded upstream (no port left, a full backlog), milliseconds until the next try.
@@ -73,7 +75,7 @@ impl Queue {
     fn grow(&mut self, took: u64) {
         let most = if took > 0 { WINDOW_FAR } else { WINDOW };
         self.window += usize::from(self.window < most);
-        self.patience = PATIENCE.max(took * SLACK);
+        self.patience = PATIENCE_NEAR.max(took * SLACK);
     }
 
     /// One did not in time: `most` is as long as it may take by the configuration.
@@ -324,14 +326,21 @@ impl Worker {
         }
     }
 
-    /// Its connect has not been decided, and nothing was said.
+    /// Its connect has not been decided, and nothing was said. The next time another upstream is tried first, where
+    /// one is up.
     pub(super) fn take_back(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
-        if let Some(upstream) = connection.upstream.take() {
-            self.roster[connection.proxy].upstream(upstream).leave();
-        }
+        let Some(upstream) = connection.upstream.take() else { return self.hold(key) };
+        let proxy = &self.roster[connection.proxy];
+        proxy.upstream(upstream).leave();
+        let place = usize::from(upstream);
+        let others = proxy.upstreams.iter().enumerate().filter(|(other, _)| *other != place);
+        let has_other = others.into_iter().any(|(_, other)| other.is_up() && !other.is_closed());
         self.hold(key);
+        if let Some(connection) = self.connection(key).filter(|_| has_other) {
+            connection.tried.add(place);
+        }
     }
 
     /// Milliseconds until a queue must be looked at without an event.
@@ -399,7 +408,7 @@ mod tests {
         queue.grow(200);
         assert_eq!((queue.window, queue.patience), (2, 800));
         (0..20).for_each(|_| queue.grow(0));
-        assert_eq!((queue.window, queue.patience), (WINDOW, PATIENCE));
+        assert_eq!((queue.window, queue.patience), (WINDOW, PATIENCE_NEAR));
         (0..2_000).for_each(|_| queue.grow(100));
         assert_eq!((queue.window, queue.patience), (WINDOW_FAR, 400));
         queue.grow(0);

@@ -205,3 +205,22 @@ fn a_proxy_that_holds_nobody_lets_go_at_once() {
     assert_eq!(end_of(&connect(&drained.address())), Ended::Fin);
     assert_eq!(proxy(&drained)["connections"]["failed"], 1);
 }
+
+/// An upstream whose backlog is full neither takes connections nor refuses them. Those that were let through to it
+/// go to the other one, and nobody waits until it counts as down.
+#[test]
+fn who_was_let_through_to_one_that_is_stuck_goes_to_the_other() {
+    steady(|| {
+        let (stuck, other) = (Listener::refusing("127.0.0.1:0"), Listener::new());
+        let upstreams = format!("upstream = [\"{}\", \"{}\"]\n", stuck.address, other.address);
+        let drained = Setup::new(&format!("[proxy.p]\nlisten = \"127.0.0.1:0\"\n{upstreams}")).start();
+        ok(&drained, &["hold", "p"]);
+        let clients = numbered(&drained, 40);
+        let _filling = stuck.fill();
+        let began = Instant::now();
+        ok(&drained, &["resume", "p"]);
+        let servers: Vec<_> = clients.iter().map(|_| other.accept()).collect();
+        assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+        drop(servers);
+    });
+}

@@ -11,8 +11,9 @@ use super::{ctl, finish, ok, proxy, spawn};
 use crate::support::drained::{Setup, until};
 use crate::support::peers::{Listener, try_connect};
 use crate::support::say;
+use crate::support::steady::steady;
 
-/// A server with one thread that answers one request a connection.
+/// A server with one thread that answers one request a connection, each after a pause.
 struct Service {
     ending: Arc<AtomicBool>,
     thread: JoinHandle<()>,
@@ -20,7 +21,7 @@ struct Service {
 
 impl Service {
     /// On a port that the test holds.
-    fn start(port: &Listener, backlog: i32) -> Service {
+    fn start(port: &Listener, backlog: i32, pause: Duration) -> Service {
         let listener = Listener::refusing(&port.address);
         listener.listen(backlog);
         let ending = Arc::new(AtomicBool::new(false));
@@ -31,6 +32,7 @@ impl Service {
                 let mut word = [0; 8];
                 // The try whether it is there says nothing.
                 if client.read_exact(&mut word).is_ok() {
+                    thread::sleep(pause);
                     client.write_all(&word).unwrap();
                 }
             }
@@ -115,7 +117,7 @@ fn ask(address: &str, number: u64) -> Result<(), String> {
 
 fn restarts(rounds: usize, clients: usize, backlog: i32) {
     let port = Listener::refusing("127.0.0.1:0");
-    let mut service = Service::start(&port, backlog);
+    let mut service = Service::start(&port, backlog, Duration::ZERO);
     let drained = Setup::proxy(&port.address, "").start();
     let clients_at_work = Clients::start(&drained.address(), clients);
     for _ in 0..rounds {
@@ -128,7 +130,7 @@ fn restarts(rounds: usize, clients: usize, backlog: i32) {
         // The daemon tries it on and on, from before it is there.
         let resuming = spawn(&drained, &["resume", "p", "--upstream", &port.address, "--wait"]);
         until("it counts as down", || proxy(&drained)["upstreams"][0]["state"] == "down");
-        service = Service::start(&port, backlog);
+        service = Service::start(&port, backlog, Duration::ZERO);
         let ended = finish(resuming);
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
         until("nobody waits", || proxy(&drained)["connections"]["held"] == 0);
@@ -152,6 +154,26 @@ fn nor_where_the_service_has_a_short_backlog() {
     restarts(2, 40, 5);
 }
 
+/// What does not fit into it is tried again as soon as there is room: the server is kept busy. They are held all the
+/// while, for they are more than it takes.
+#[test]
+fn a_short_backlog_is_filled_again_at_once() {
+    steady(|| {
+        let port = Listener::refusing("127.0.0.1:0");
+        let drained = Setup::proxy(&port.address, "").start();
+        let clients = Clients::start(&drained.address(), 40);
+        until("every client waits", || proxy(&drained)["connections"]["held"] == 40);
+        let service = Service::start(&port, 5, Duration::from_millis(1));
+        let began = Instant::now();
+        clients.wait_answers(500);
+        let took = began.elapsed();
+        clients.finish();
+        service.stop();
+        say(&format!("500 answers of a server with a backlog of five took {took:?}"));
+        assert!(took < Duration::from_secs(2), "500 answers took {took:?}");
+    });
+}
+
 /// Nobody announces a crash: clients are held all the same.
 #[test]
 fn a_service_that_goes_away_unannounced_fails_nobody_who_connects_meanwhile() {
@@ -159,7 +181,7 @@ fn a_service_that_goes_away_unannounced_fails_nobody_who_connects_meanwhile() {
     let drained = Setup::proxy(&port.address, "").start();
     let clients = Clients::start(&drained.address(), 4);
     until("every client waits", || proxy(&drained)["connections"]["held"] == 4);
-    let service = Service::start(&port, 128);
+    let service = Service::start(&port, 128, Duration::ZERO);
     clients.wait_answers(20);
     clients.finish();
     assert_eq!(ctl(&drained, &["status"]).code, Some(0));

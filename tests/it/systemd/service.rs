@@ -1,10 +1,11 @@
 //! A real server behind drained is restarted with plain systemctl again and again, and fails none of the
-//! clients that come all the while, each with a connection of its own.
+//! clients that come all the while, each with a connection of its own. Between the restarts it serves as many as it
+//! does without drained.
 //!
 //! DRAINED_TEST_RESTARTS is how often.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -23,6 +24,8 @@ const PACE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Connections that are served between two restarts, at the least.
 const BETWEEN: u64 = 500;
+/// Those of the clients that come without drained, before it all begins.
+const DIRECTLY: u64 = 3_000;
 
 /// A server that is restarted.
 struct Server {
@@ -100,25 +103,38 @@ fn restarts_fail_nobody(container: &Container, server: &Server) {
     container.systemctl(["restart", unit]);
     configure(container, &format!("[proxy.web]\nlisten = \"{PROXY}\"\nupstream = \"{address}\"\n"));
     container.run(["drainctl", "adopt", unit, "--proxy", "web", "--upstream", address]);
-    let clients = container.in_network(|| Clients::start(server));
+    let clients = container.in_network(|| Clients::start(server, address.parse().unwrap()));
+    let directly = clients.rate_of(DIRECTLY);
+    let (_, longest_directly, failed) = clients.finish();
     let began = Instant::now();
+    container.systemctl(["restart", unit]);
+    eprintln!(
+        "{unit}, directly: {directly:.0} connections a second, the longest wait {longest_directly:?}, {} failed; \
+         a restart takes {:?}",
+        failed.len(),
+        began.elapsed()
+    );
+    let clients = container.in_network(|| Clients::start(server, PROXY));
+    let (began, mut between) = (Instant::now(), Vec::new());
     let restarts = number_from("DRAINED_TEST_RESTARTS", 20);
     for _ in 0..restarts {
-        clients.wait_for(BETWEEN);
+        between.push(clients.rate_of(BETWEEN));
         // So many restarts in a few seconds are more than the units allow.
         container.systemctl(["reset-failed", unit]);
         container.systemctl(["restart", unit]);
     }
-    clients.wait_for(BETWEEN);
+    between.push(clients.rate_of(BETWEEN));
     let took = began.elapsed();
     let (served, longest, failed) = clients.finish();
-    let rate = served as f64 / took.as_secs_f64();
+    between.sort_by(f64::total_cmp);
+    let (rate, between) = (served as f64 / took.as_secs_f64(), between[between.len() / 2]);
     eprintln!(
-        "{unit}: {restarts} restarts, {served} connections served, {rate:.0} a second, the longest wait {longest:?}, \
-         {} failed",
+        "{unit}: {restarts} restarts, {served} connections served, {rate:.0} a second, {between:.0} between the restarts, \
+         the longest wait {longest:?}, {} failed",
         failed.len()
     );
     assert!(failed.is_empty(), "{unit}: {:?}", &failed[..failed.len().min(5)]);
+    assert!(between > directly / 2.0, "{unit}: {between} a second, and {directly} without drained");
     let status = container.run(["drainctl", "--json", "status"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let counts = &status["proxies"]["web"]["connections"];
@@ -135,13 +151,13 @@ struct Clients {
 }
 
 impl Clients {
-    fn start(server: &Server) -> Clients {
+    fn start(server: &Server, address: SocketAddr) -> Clients {
         let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |number: u32| {
             let (over, served) = (over.clone(), served.clone());
             let (request, answer) = (server.request, server.answer);
             let began = Instant::now() + PACE * number / CLIENTS;
-            thread::spawn(move || come_and_go(began, request, answer, &over, &served))
+            thread::spawn(move || come_and_go(began, &|| visit(address, request, answer), &over, &served))
         };
         let threads = (0..CLIENTS).map(start).collect();
         Clients { over, served, threads }
@@ -156,6 +172,14 @@ impl Clients {
         }
     }
 
+    /// How many are served a second, of so many from the next one on.
+    fn rate_of(&self, count: u64) -> f64 {
+        self.wait_for(1);
+        let (began, before) = (Instant::now(), self.served.load(Relaxed));
+        self.wait_for(count);
+        (self.served.load(Relaxed) - before) as f64 / began.elapsed().as_secs_f64()
+    }
+
     /// How many were served, the longest wait, and what went wrong.
     fn finish(self) -> (u64, Duration, Vec<String>) {
         self.over.store(true, Relaxed);
@@ -167,8 +191,7 @@ impl Clients {
 
 fn come_and_go(
     began: Instant,
-    request: &[u8],
-    answer: &[u8],
+    visit: &dyn Fn() -> io::Result<()>,
     over: &AtomicBool,
     served: &AtomicU64,
 ) -> (Duration, Vec<String>) {
@@ -178,7 +201,7 @@ fn come_and_go(
         next += PACE;
         thread::sleep(next.saturating_duration_since(Instant::now()));
         let at = Instant::now();
-        match visit(request, answer) {
+        match visit() {
             Ok(()) => _ = served.fetch_add(1, Relaxed),
             Err(error) => failed.push(format!("after {:?}: {error}", at.elapsed())),
         }
@@ -188,8 +211,8 @@ fn come_and_go(
 }
 
 /// Asks once, on a connection of its own.
-fn visit(request: &[u8], answer: &[u8]) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&PROXY, PATIENCE)?;
+fn visit(address: SocketAddr, request: &[u8], answer: &[u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request)?;
     let mut got = vec![0; answer.len()];
