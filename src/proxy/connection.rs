@@ -245,20 +245,22 @@ impl Connection {
         }
         fault::pass("end-pipes");
         let [client_stands, server_stands] = self.parked.map(|parked| parked || self.inherited);
-        end_socket(self.client, client_stands, reset.0);
+        end_socket(self.client, client_stands, reset.0, self.to_client.flow.is_over());
         fault::pass("end-half");
         if let Some(server) = self.server {
-            end_socket(server, server_stands, reset.1);
+            end_socket(server, server_stands, reset.1, self.to_upstream.flow.is_over());
         }
         means.forget(self.parked.iter().filter(|parked| **parked).count());
     }
 }
 
-/// Closes a socket; one of which there are duplicates stays open, so its peer is told first.
-pub fn end_socket(fd: OwnedFd, duplicated: bool, reset: bool) {
+/// Closes a socket; one of which there are duplicates stays open, so its peer is told first. `is_finished`: our end may
+/// have been said to it.
+fn end_socket(fd: OwnedFd, duplicated: bool, reset: bool, is_finished: bool) {
     match (duplicated, reset) {
         (true, true) => ends::reset(fd.as_fd()),
         (true, false) => ends::hang_up(fd.as_fd()),
+        (false, true) if is_finished && ends::is_all_said(fd.as_fd()) => {}
         (false, true) => ends::reset_on_close(fd.as_fd()),
         (false, false) => {}
     }
@@ -283,6 +285,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (socket::accept(listener.as_fd()).unwrap().0, far)
+    }
+
+    #[test]
+    fn an_end_that_was_lost_is_said_again_though_the_other_peer_breaks_off() {
+        let ((near_client, mut far_client), (near_server, _far_server)) = (tcp_pair(), tcp_pair());
+        let peer = Peer::Tcp(far_client.local_addr().unwrap());
+        let mut means = Means { pipes: Pipes::new(Arc::default()).unwrap(), parking: None };
+        far_client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        far_client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut connection = Connection::new(1, near_client, peer, 0, 0);
+        connection.server = Some(near_server);
+        ends::finish_in_vain(connection.client.as_fd(), far_client.as_fd());
+        connection.to_client.flow.finished();
+        connection.close(&mut means, (true, true));
+        ends::lose(far_client.as_fd(), false);
+        assert_eq!(far_client.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
-use super::socket::{is_tcp, take_error, unread};
+use super::socket::{is_tcp, not_sent, take_error, unread};
 
 /// Sends the FIN: nothing more will be written. An error means that the peer is gone already.
 pub fn finish_writing(fd: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -38,9 +38,13 @@ pub fn hang_up(fd: BorrowedFd<'_>) {
 }
 
 /// Resets a TCP connection at once, though duplicates of the socket are elsewhere: connect(2) with
-/// AF_UNSPEC. UNIX sockets know no reset and are hung up.
+/// AF_UNSPEC. UNIX sockets know no reset and are hung up, and so is one that [`is_all_said`].
 pub fn reset(fd: BorrowedFd<'_>) {
-    if !is_tcp(fd).unwrap_or(false) {
+    let is_tcp = is_tcp(fd).unwrap_or(false);
+    if !is_tcp || is_all_said(fd) {
+        if is_tcp {
+            finish_on_close(fd);
+        }
         let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
         return;
     }
@@ -49,6 +53,13 @@ pub fn reset(fd: BorrowedFd<'_>) {
     // family. An error leaves a connection that is none any more.
     let _ =
         unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, size_of_val(&nobody) as libc::socklen_t) };
+}
+
+/// Both ends of a TCP connection are said, and ours has left with all before it. Linux sends no reset any more then, but
+/// would repeat nothing of it either that gets lost on its way (tcp_disconnect(), for SO_LINGER too): only an ordinary
+/// close sees that the peer learns of our end.
+pub fn is_all_said(fd: BorrowedFd<'_>) -> bool {
+    matches!(tcp_state(fd), Some(TCP_LAST_ACK | TCP_CLOSING)) && not_sent(fd) == 0
 }
 
 /// Both directions of the connection are over, or there never was one.
@@ -88,8 +99,11 @@ struct Look {
     error: bool,
 }
 
-/// The state of a closed TCP connection, see TCP_INFO in tcp(7).
+/// States of a TCP connection, see TCP_INFO in tcp(7): it is closed; both have said their ends, and the last one is not
+/// acknowledged; the same where both said it at once.
 const TCP_CLOSE: u8 = 7;
+const TCP_LAST_ACK: u8 = 9;
+const TCP_CLOSING: u8 = 11;
 
 fn tcp_state(fd: BorrowedFd<'_>) -> Option<u8> {
     let mut state = 0_u8;
@@ -112,6 +126,32 @@ pub fn ended(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
     }
 }
 
+/// Has the network lose all that comes for this socket, or none any more.
+#[cfg(test)]
+pub fn lose(socket: BorrowedFd<'_>, all: bool) {
+    let option = if all { libc::SO_ATTACH_FILTER } else { libc::SO_DETACH_FILTER };
+    let mut nothing = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: 1, filter: nothing.as_mut_ptr() };
+    let (value, length) = (&raw const filter, size_of_val(&filter) as libc::socklen_t);
+    // SAFETY: the kernel copies one instruction from the array, which outlives the call, or looks at nothing.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value.cast(), length) };
+    Errno::result(result).unwrap();
+}
+
+/// Says our end to a peer that has said its own, and the network loses it, and all that comes for `peer` after it.
+#[cfg(test)]
+pub fn finish_in_vain(fd: BorrowedFd<'_>, peer: BorrowedFd<'_>) {
+    const TCP_FIN_WAIT2: u8 = 5;
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while tcp_state(peer) != Some(TCP_FIN_WAIT2) {
+        assert!(std::time::Instant::now() < until, "the peer's end was not acknowledged");
+        std::thread::yield_now();
+    }
+    lose(peer, true);
+    finish_writing(fd).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,12 +159,59 @@ mod tests {
     use std::io::{self, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsFd, OwnedFd};
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, poll};
 
     /// A connection of a client with a socket of ours.
     fn tcp_pair() -> (OwnedFd, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (accept(listener.as_fd()).unwrap().0, client)
+    }
+
+    /// Waits for the peer's end.
+    fn until_said(fd: BorrowedFd<'_>) {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, 10_000_u16), Ok(1));
+    }
+
+    /// Linux has nothing to reset then, and would forget the FIN that was lost.
+    #[test]
+    fn an_end_that_was_lost_is_said_again_whatever_comes_after_it() {
+        for duplicated in [false, true] {
+            let (fd, mut client) = tcp_pair();
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            finish_in_vain(fd.as_fd(), client.as_fd());
+            assert!(is_all_said(fd.as_fd()));
+            let duplicate = duplicated.then(|| fd.try_clone().unwrap());
+            // What was parked has it.
+            reset_on_close(fd.as_fd());
+            reset(fd.as_fd());
+            drop((fd, duplicate));
+            lose(client.as_fd(), false);
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn not_all_is_said_while_bytes_wait_or_the_peer_goes_on() {
+        let (fd, client) = tcp_pair();
+        assert!(!is_all_said(fd.as_fd()));
+        finish_writing(fd.as_fd()).unwrap();
+        assert!(!is_all_said(fd.as_fd()), "the client may go on");
+        drop(client);
+        let (fd, client) = tcp_pair();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        until_said(fd.as_fd());
+        let chunk = [0; 1 << 16];
+        while nix::unistd::write(&fd, &chunk).is_ok() {}
+        finish_writing(fd.as_fd()).unwrap();
+        assert!(!is_all_said(fd.as_fd()), "the client reads none of it");
+        reset(fd.as_fd());
+        let ended = io::copy(&mut &client, &mut io::sink());
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[test]

@@ -292,6 +292,12 @@ pub fn unsent(fd: BorrowedFd<'_>) -> u32 {
     queue(fd, libc::TIOCOUTQ)
 }
 
+/// How many bytes of the send queue have not been sent yet, the FIN as one: SIOCOUTQNSD of Linux.
+pub fn not_sent(fd: BorrowedFd<'_>) -> u32 {
+    const SIOCOUTQNSD: libc::Ioctl = libc::SIOCOUTQNSD;
+    queue(fd, SIOCOUTQNSD)
+}
+
 /// How many bytes can be read: FIONREAD.
 pub fn unread(fd: BorrowedFd<'_>) -> u32 {
     queue(fd, libc::FIONREAD)
@@ -299,7 +305,7 @@ pub fn unread(fd: BorrowedFd<'_>) -> u32 {
 
 fn queue(fd: BorrowedFd<'_>, request: libc::Ioctl) -> u32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: both requests write one int, to which the pointer points for the whole call. nix has
+    // SAFETY: these requests write one int, to which the pointer points for the whole call. nix has
     // no safe wrapper.
     match unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut bytes) } {
         0 => bytes.max(0) as u32,
