@@ -247,7 +247,7 @@ pub fn say(call: &Call, who: &Who, outcome: Result<&str, &str>, log: &Logger) {
     };
     // It may repeat what was asked for.
     let what: String = what.chars().take(LONGEST_REASON).collect();
-    info!(log, "{refused}{asked}, asked for by {whom}: {what}"; Event::ByHand, "DRAINED_CALL" => asked.clone(),
+    info!(log, "{refused}{asked}, asked for by {whom}: {what}"; Event::ByHand, "DRAINED_CALL" => &asked,
         "DRAINED_PEER_PID" => who.pid, "DRAINED_PEER_UID" => who.uid, "DRAINED_PEER_GID" => who.gid);
 }
 

@@ -199,7 +199,7 @@ fn start_workers(life: &mut Lifecycle, fleet: &Arc<Fleet>, stop: &Stop, log: &Lo
         while token.wait(STATUS_INTERVAL) == StopLevel::Running {
             for name in fleet.ended_holds() {
                 info!(log, "the hold of the proxy {name} has come to its end: clients go through again";
-                    Event::HoldEnded, "DRAINED_PROXY" => name.clone());
+                    Event::HoldEnded, "DRAINED_PROXY" => &name);
             }
             if handle.state() == State::Running {
                 handle.notifier().status(report::running_text(&fleet));
@@ -214,8 +214,8 @@ fn announce_start(config: &Config, fleet: &Fleet, handle: &Handle, log: &Logger)
         for address in proxy.listening_on() {
             let upstreams = join(&proxy.config.upstream);
             info!(log, "proxy {} listens on {address} for {upstreams}", proxy.config.name; Event::Listening,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => address.to_string(),
-                "DRAINED_UPSTREAM" => upstreams.clone());
+                "DRAINED_PROXY" => &proxy.config.name, "DRAINED_LISTENER" => %address,
+                "DRAINED_UPSTREAM" => &upstreams);
         }
     }
     if config.proxies.is_empty() {

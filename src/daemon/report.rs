@@ -137,13 +137,13 @@ pub fn write(fleet: &Fleet, handle: &Handle, log: &Logger) {
     for (name, proxy) in &status.proxies {
         let Connections { active, accepted, drained, cut, failed, .. } = proxy.connections;
         info!(log, "report: proxy {name}: {active} active, {accepted} accepted, {drained} drained, {cut} cut, {failed} failed";
-            Event::Report, "DRAINED_PROXY" => name.clone(),
+            Event::Report, "DRAINED_PROXY" => &name,
             "DRAINED_BYTES_TO_UPSTREAM" => proxy.bytes.to_upstream,
             "DRAINED_BYTES_TO_CLIENT" => proxy.bytes.to_client);
         for upstream in &proxy.upstreams {
             info!(log, "report: upstream {}: {}, {}", upstream.address, upstream.state.word(),
-                count(upstream.connections, "connection", "connections"); Event::Report, "DRAINED_PROXY" => name.clone(),
-                "DRAINED_UPSTREAM" => upstream.address.clone());
+                count(upstream.connections, "connection", "connections"); Event::Report, "DRAINED_PROXY" => &name,
+                "DRAINED_UPSTREAM" => &upstream.address);
         }
     }
 }

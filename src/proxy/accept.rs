@@ -183,7 +183,7 @@ impl Worker {
         let mark = (full_at - full_at.div_ceil(10)).max(1);
         if full_at != 0 && proxy.active() <= mark && proxy.full_at.swap(0, Relaxed) != 0 {
             info!(self.log, "{} takes in connections again", door.listener.name; Event::AcceptResumed,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
+                "DRAINED_PROXY" => &proxy.config.name, "DRAINED_LISTENER" => &door.listener.name);
         }
     }
 
@@ -229,7 +229,7 @@ impl Worker {
         let proxy = &self.roster[door.proxy];
         if proxy.full_at.swap(proxy.active().max(1), Relaxed) == 0 {
             warn!(self.log, "{} waits in the backlog: {why}", door.listener.name; Event::AcceptPaused,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_LISTENER" => door.listener.name.clone());
+                "DRAINED_PROXY" => &proxy.config.name, "DRAINED_LISTENER" => &door.listener.name);
         }
     }
 
@@ -244,7 +244,7 @@ impl Worker {
                 let until = self.plans[usize::from(door.proxy)].map_or(until, |plan| plan.deadline);
                 if self.now >= until {
                     warn!(self.log, "{} closes with clients in its backlog", door.listener.name;
-                        "DRAINED_PROXY" => proxy.config.name.clone());
+                        "DRAINED_PROXY" => &proxy.config.name);
                     self.shut_door(index);
                 } else {
                     self.accept_some(index);

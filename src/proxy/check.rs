@@ -258,13 +258,13 @@ impl Worker {
             Some(true) => {
                 info!(self.log, "upstream {} takes connections again: {} good checks in a row",
                 upstream.name, config.rise; Event::UpstreamUp,
-                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+                "DRAINED_PROXY" => &shared.config.name, "DRAINED_UPSTREAM" => &upstream.name);
                 self.fleet.tell_held(shared);
             }
             Some(false) => {
                 warn!(self.log, "upstream {} does not take connections: {} failed checks in a row, the last one: {why}",
                 upstream.name, config.fall; Event::UpstreamDown,
-                "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone())
+                "DRAINED_PROXY" => &shared.config.name, "DRAINED_UPSTREAM" => &upstream.name)
             }
             None => {}
         }

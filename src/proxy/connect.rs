@@ -147,8 +147,8 @@ impl Worker {
         }
         let shared = &proxy.upstreams[usize::from(upstream)];
         debug!(self.log, "connected {} to {}", connection.peer, shared.name; Event::ConnectionOpened,
-            "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
-            "DRAINED_UPSTREAM" => shared.name.clone(), "DRAINED_CONNECTION" => connection.id);
+            "DRAINED_PROXY" => &proxy.config.name, "DRAINED_CLIENT" => %connection.peer,
+            "DRAINED_UPSTREAM" => &shared.name, "DRAINED_CONNECTION" => connection.id);
         let proxy = connection.proxy;
         self.is_back(proxy, upstream);
         self.keep_server(key);
@@ -183,7 +183,7 @@ impl Worker {
             return;
         }
         warn!(self.log, "upstream {} does not take connections: {why}", upstream.name; Event::UpstreamDown,
-            "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+            "DRAINED_PROXY" => &shared.config.name, "DRAINED_UPSTREAM" => &upstream.name);
         let probe = Probe::new(proxy, index as u16);
         let key = self.table.insert(Entry::Probe(probe));
         self.arm(key, self.now + RETRY_FIRST);
@@ -258,7 +258,7 @@ impl Worker {
             return;
         }
         info!(self.log, "upstream {} takes connections again", upstream.name; Event::UpstreamUp,
-            "DRAINED_PROXY" => shared.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+            "DRAINED_PROXY" => &shared.config.name, "DRAINED_UPSTREAM" => &upstream.name);
         self.fleet.tell_held(shared);
     }
 }

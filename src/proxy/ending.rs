@@ -164,10 +164,10 @@ impl Worker {
         let proxy = &self.roster[connection.proxy];
         let upstream = connection.upstream.map_or("none", |u| &proxy.upstream(u).name);
         warn!(self.log, "cut {} at the deadline: {}", connection.peer, doing.word(); Event::Cut,
-            "DRAINED_PROXY" => proxy.config.name.clone(),
-            "DRAINED_PROTOCOL" => proxy.config.protocol.to_string(),
-            "DRAINED_CLIENT" => connection.peer.to_string(),
-            "DRAINED_UPSTREAM" => upstream.to_owned(),
+            "DRAINED_PROXY" => &proxy.config.name,
+            "DRAINED_PROTOCOL" => %proxy.config.protocol,
+            "DRAINED_CLIENT" => %connection.peer,
+            "DRAINED_UPSTREAM" => upstream,
             "DRAINED_CONNECTION" => connection.id,
             "DRAINED_DOING" => doing.word(),
             "DRAINED_DURATION_US" => (self.now - connection.opened) * 1_000,
@@ -204,23 +204,23 @@ impl Worker {
             End::Failed if !self.failures.may_be_logged(self.now) => {}
             End::Failed if proxy.hold_until(self.now).is_some() => {
                 warn!(self.log, "held by hand for as long as it may wait, and let go: {}", connection.peer;
-                    Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
-                    "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
+                    Event::ConnectFailed, "DRAINED_PROXY" => &proxy.config.name,
+                    "DRAINED_CLIENT" => %connection.peer, "DRAINED_CONNECTION" => connection.id,
                     "DRAINED_DURATION_US" => age);
             }
             End::Failed => warn!(self.log, "no upstream took the connection of {}", connection.peer;
-                Event::ConnectFailed, "DRAINED_PROXY" => proxy.config.name.clone(),
-                "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id,
+                Event::ConnectFailed, "DRAINED_PROXY" => &proxy.config.name,
+                "DRAINED_CLIENT" => %connection.peer, "DRAINED_CONNECTION" => connection.id,
                 "DRAINED_DURATION_US" => age),
             End::Idle => info!(self.log, "closed {}: idle", connection.peer; Event::IdleTimeout,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
-                "DRAINED_UPSTREAM" => name.to_owned(), "DRAINED_CONNECTION" => connection.id,
+                "DRAINED_PROXY" => &proxy.config.name, "DRAINED_CLIENT" => %connection.peer,
+                "DRAINED_UPSTREAM" => name, "DRAINED_CONNECTION" => connection.id,
                 "DRAINED_DURATION_US" => age,
                 "DRAINED_BYTES_TO_UPSTREAM" => connection.to_upstream.flow.bytes,
                 "DRAINED_BYTES_TO_CLIENT" => connection.to_client.flow.bytes),
             _ => debug!(self.log, "closed {}: {}", connection.peer, end.word(); Event::ConnectionClosed,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_CLIENT" => connection.peer.to_string(),
-                "DRAINED_UPSTREAM" => name.to_owned(), "DRAINED_CONNECTION" => connection.id,
+                "DRAINED_PROXY" => &proxy.config.name, "DRAINED_CLIENT" => %connection.peer,
+                "DRAINED_UPSTREAM" => name, "DRAINED_CONNECTION" => connection.id,
                 "DRAINED_DURATION_US" => age,
                 "DRAINED_BYTES_TO_UPSTREAM" => connection.to_upstream.flow.bytes,
                 "DRAINED_BYTES_TO_CLIENT" => connection.to_client.flow.bytes),

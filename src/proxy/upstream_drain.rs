@@ -124,7 +124,7 @@ impl Worker {
         if upstream.is_closed() && self.fleet.is_settled() && upstream.has_drained() {
             let (_, cut) = upstream.drain_counts();
             info!(self.log, "upstream {} is drained, {cut} cut", upstream.name; Event::UpstreamDrained,
-                "DRAINED_PROXY" => proxy.config.name.clone(), "DRAINED_UPSTREAM" => upstream.name.clone());
+                "DRAINED_PROXY" => &proxy.config.name, "DRAINED_UPSTREAM" => &upstream.name);
         }
     }
 }

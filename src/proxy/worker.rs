@@ -308,7 +308,7 @@ impl Worker {
             }
             Turn::Failed(errno) => {
                 debug!(self.log, "relay broke off: {}", errno.desc(); Event::RelayFailed,
-                    "DRAINED_CLIENT" => connection.peer.to_string(), "DRAINED_CONNECTION" => connection.id);
+                    "DRAINED_CLIENT" => %connection.peer, "DRAINED_CONNECTION" => connection.id);
                 self.end(key, End::Broken);
             }
             Turn::Ended if connection.broken => self.end(key, End::Broken),
