@@ -2,7 +2,8 @@
 //!
 //! `DRAINED_TEST_FAULT=worker-panic:3` has the worker panic that takes in the third connection; `worker-hang:3` has
 //! it hang; `adopt-hang` the workers with something to adopt. `step-hang` has the phase Drain hang, and `leave-hang` a
-//! handover whose workers have done their part; `notify-hang` the notify thread, from its start. `kill:POINT:5` has the process kill itself when it passes POINT for the
+//! handover whose workers have done their part; `notify-hang` the notify thread, from its start; and with `park-fails`
+//! no connection can be parked. `kill:POINT:5` has the process kill itself when it passes POINT for the
 //! fifth time: the points are where [`pass`] is called, and what is said there is what was just done.
 
 /// What the environment asks for.
@@ -25,6 +26,12 @@ pub fn strike(name: &str, at: Option<u64>) {
     }
 }
 
+/// Whether the environment asks that `name` fails.
+#[cfg(debug_assertions)]
+pub fn fails(name: &str) -> bool {
+    wanted().and_then(|wanted| wanted.strip_suffix("-fails")) == Some(name)
+}
+
 /// Kills the process if the environment asks for it: here, and this time.
 #[cfg(debug_assertions)]
 pub fn pass(point: &str) {
@@ -40,6 +47,12 @@ pub fn pass(point: &str) {
 /// Nothing in a release build.
 #[cfg(not(debug_assertions))]
 pub fn strike(_: &str, _: Option<u64>) {}
+
+/// Nothing in a release build.
+#[cfg(not(debug_assertions))]
+pub fn fails(_: &str) -> bool {
+    false
+}
 
 /// Nothing in a release build.
 #[cfg(not(debug_assertions))]

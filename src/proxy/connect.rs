@@ -24,13 +24,18 @@ use crate::sys::socket::{self, Connecting, Peer};
 impl Worker {
     /// Starts to connect a client to the next upstream; has it wait when all were tried.
     pub(super) fn connect(&mut self, key: Key) {
+        self.connect_but_to(key, Tried::default());
+    }
+
+    /// The same, but to none of those.
+    pub(super) fn connect_but_to(&mut self, key: Key, avoided: Tried) {
         let mut crowded = Tried::default();
         loop {
             let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
             let proxy = &self.roster[connection.proxy];
             let start = proxy.rotation.fetch_add(1, Relaxed);
             let again = (self.now + RETRY_SCARCE).min(connection.connect_until.unwrap_or(self.now));
-            let index = match pick(&proxy.upstreams, connection.tried.and(crowded), start) {
+            let index = match pick(&proxy.upstreams, connection.tried.and(crowded).and(avoided), start) {
                 Some(index) => index,
                 None if crowded.is_empty() => return self.hold(key),
                 None => return self.arm(key, again),

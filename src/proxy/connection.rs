@@ -236,6 +236,17 @@ impl Connection {
         holds(&self.to_upstream.flow, Some(&self.client)) || holds(&self.to_client.flow, self.server.as_ref())
     }
 
+    /// Nobody else has these sockets, the client's and the upstream's, after all: closing them is an end again.
+    pub fn ends_here(&self, which: [bool; 2]) {
+        if self.inherited {
+            return;
+        }
+        let fds = [Some(&self.client), self.server.as_ref()];
+        for (fd, _) in fds.into_iter().zip(which).filter(|(_, is_meant)| *is_meant) {
+            fd.iter().for_each(|fd| ends::finish_on_close(fd.as_fd()));
+        }
+    }
+
     /// Releases the pipes; closes both sockets, by a reset where `reset` says so for client and server.
     pub fn close(mut self, means: &mut Means, reset: (bool, bool)) {
         for half in [&mut self.to_upstream, &mut self.to_client] {

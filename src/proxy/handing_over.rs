@@ -147,6 +147,7 @@ impl Worker {
                 Err(errno) => {
                     *failed = Some(errno);
                     self.young.push_back((*key, self.now));
+                    connection.ends_here(*missing);
                     if connection.parked == [false, false] {
                         let slot = std::mem::replace(&mut connection.slot, NO_SLOT);
                         parking.keeper.ledger.slot(slot).into_iter().for_each(Live::free);

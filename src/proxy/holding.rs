@@ -9,26 +9,16 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use super::connection::Connection;
 use super::ending::End;
 use super::fleet::Command;
 use super::fronts::NOBODY;
+use super::lane::Lane;
 use super::roster::Change;
 use super::slab::Key;
-use super::upstream::Probe;
+use super::upstream::{Probe, Tried};
 use super::worker::{Entry, Worker};
 
-/// Connects to upstreams of one proxy that are under way at the same time while clients wait, at first.
-const WINDOW: usize = 16;
-/// As many they may become where connects take time and succeed. With fewer a far upstream would get fewer clients
-/// than come, and the queue never end: so many each time that a packet goes there and back.
-const WINDOW_FAR: usize = 1024;
-/// A connect that takes longer than this, in milliseconds, is taken back and tried anew, as long as none has told how
-/// long they take.
-const PATIENCE: u64 = 50;
-/// The least that it may take where they take no time.
-const PATIENCE_NEAR: u64 = 5;
-/// So many times what the last connect took is waited for the next.
-const SLACK: u64 = 4;
 /// After a crowded upstream (no port left, a full backlog), milliseconds until the next try.
 const CROWDED: u64 = 5;
 /// A worker that has not done for so long, in milliseconds, what it was told hangs: nobody gives way to it.
@@ -38,12 +28,8 @@ const HANGS: u64 = 1_000;
 pub(super) struct Queue {
     /// In the order of their numbers, which is that of their accept. Who has gone meanwhile is passed over.
     waiting: VecDeque<(u64, Key)>,
-    /// Those that were let through and are not connected yet, with the time.
-    under_way: Vec<(u64, Key)>,
-    /// How many these may be.
-    window: usize,
-    /// How long each may take, in milliseconds.
-    patience: u64,
+    /// Those that were let through, by the upstream that they go to.
+    lanes: Vec<Lane>,
     /// Nobody is let through before.
     rests_until: u64,
     /// The upstreams that are tried often from here: a bit each.
@@ -58,10 +44,9 @@ pub(super) struct Queue {
 
 impl Default for Queue {
     fn default() -> Queue {
-        let (waiting, under_way) = Default::default();
-        let (window, patience, rests_until, probed) = (WINDOW, PATIENCE, 0, 0);
-        let (front, told, gives_way) = (NOBODY, NOBODY, None);
-        Queue { waiting, under_way, window, patience, rests_until, probed, front, told, gives_way }
+        let (waiting, lanes) = Default::default();
+        let (rests_until, probed, front, told, gives_way) = (0, 0, NOBODY, NOBODY, None);
+        Queue { waiting, lanes, rests_until, probed, front, told, gives_way }
     }
 }
 
@@ -71,17 +56,20 @@ impl Queue {
         Queue { front, ..Queue::default() }
     }
 
-    /// A connect succeeded, after so many milliseconds.
-    fn grow(&mut self, took: u64) {
-        let most = if took > 0 { WINDOW_FAR } else { WINDOW };
-        self.window += usize::from(self.window < most);
-        self.patience = PATIENCE_NEAR.max(took * SLACK);
+    fn lane(&mut self, upstream: u16) -> &mut Lane {
+        let place = usize::from(upstream);
+        if place >= self.lanes.len() {
+            self.lanes.resize_with(place + 1, Lane::default);
+        }
+        &mut self.lanes[place]
     }
 
-    /// One did not in time: `most` is as long as it may take by the configuration.
-    fn shrink(&mut self, most: u64) {
-        self.window = (self.window / 2).max(1);
-        self.patience = (self.patience * 2).min(most);
+    fn has_room(&self, place: usize) -> bool {
+        self.lanes.get(place).is_none_or(Lane::has_room)
+    }
+
+    fn has_some_under_way(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.under_way.is_empty())
     }
 
     /// The next one is not to be passed over for one that finds the upstream drained.
@@ -188,7 +176,7 @@ impl Worker {
     /// Lets those through that an upstream takes.
     pub(super) fn tend_queues(&mut self) {
         for index in 0..self.queues.len() {
-            if !self.queues[index].under_way.is_empty() {
+            if self.queues[index].has_some_under_way() {
                 self.look_at_under_way(index);
             }
             self.let_through(index);
@@ -199,13 +187,13 @@ impl Worker {
         }
     }
 
-    /// The number of the first one that waits here. Those who have gone are not counted.
-    fn first(&mut self, index: usize) -> Option<u64> {
+    /// The number of the first one that waits here, and the client. Those who have gone are not counted.
+    fn first(&mut self, index: usize) -> Option<(u64, Key)> {
         let (queue, table) = (&mut self.queues[index], &self.table);
         let waits = |key: &Key| matches!(table.get(*key), Some(Entry::Connection(c)) if c.held);
         while let Some((id, key)) = queue.waiting.front() {
             if waits(key) {
-                return Some(*id);
+                return Some((*id, *key));
             }
             queue.waiting.pop_front();
         }
@@ -215,7 +203,7 @@ impl Worker {
     /// Tells the other workers who is first here, and the one whose turn it is that it is. True: it is this one's,
     /// and it gave way before.
     fn show_front(&mut self, index: usize) -> bool {
-        let front = self.first(index).unwrap_or(NOBODY);
+        let front = self.first(index).map_or(NOBODY, |(id, _)| id);
         let queue = &mut self.queues[index];
         if front == NOBODY && queue.front == NOBODY {
             return false;
@@ -225,8 +213,7 @@ impl Worker {
             proxy.hold.fronts.set(self.index, front);
         }
         if front == NOBODY {
-            // Those who wait the next time wait for one that has just started again.
-            queue.window = queue.window.min(WINDOW);
+            queue.lanes.iter_mut().for_each(Lane::begin_anew);
         }
         match proxy.hold.fronts.first() {
             Some((worker, _)) if worker == self.index => queue.gives_way.take().is_some(),
@@ -271,89 +258,136 @@ impl Worker {
         }
         let roster = self.roster.clone();
         let proxy = &roster[index as u16];
-        while proxy.is_open() && proxy.hold_until(self.now).is_none() {
-            let Some(id) = self.first(index) else { return };
-            let queue = &mut self.queues[index];
-            if queue.under_way.len() >= queue.window || self.gives_way(index, id) {
+        while proxy.hold_until(self.now).is_none() {
+            let Some((id, key)) = self.first(index) else { return };
+            let Some((tried, avoided)) = self.avoided(index, key) else { return };
+            if self.gives_way(index, id) {
                 return;
             }
-            let Some((_, key)) = self.queues[index].waiting.pop_front() else { return };
+            self.queues[index].waiting.pop_front();
             self.let_go(key);
-            // Its time to connect begins anew.
-            let until = self.now + proxy.config.connect_timeout.as_millis() as u64;
+            let now = self.now;
             if let Some(connection) = self.connection(key) {
-                connection.connect_until = Some(until);
+                // Its time to connect begins anew.
+                connection.connect_until = Some(now + proxy.config.connect_timeout.as_millis() as u64);
+                connection.tried = tried;
             }
-            self.connect(key);
+            self.connect_but_to(key, avoided);
             match self.connection(key) {
-                // Nobody overtakes it: it is the first again.
-                Some(connection) if !connection.held && connection.seeks() => {
+                // Nobody took it: it is the first again.
+                Some(connection) if connection.held => {}
+                // Nobody overtakes it.
+                Some(connection) if connection.seeks() => {
                     self.hold(key);
                     self.queues[index].rests_until = self.now + CROWDED;
                     return;
                 }
-                Some(connection) if !connection.held && connection.connect_until.is_some() => {
-                    self.queues[index].under_way.push((self.now, key));
+                Some(&mut Connection { upstream: Some(upstream), connect_until, .. }) => {
+                    let lane = self.queues[index].lane(upstream);
+                    match connect_until {
+                        Some(_) => lane.under_way.push((now, key)),
+                        None => lane.grow(0),
+                    }
                 }
-                Some(_) => self.queues[index].grow(0),
-                None => {}
+                _ => {}
             }
         }
+    }
+
+    /// The upstreams that a client who waits has tried, and all that he is not let through to now: he waits for one
+    /// that he has not tried, as long as there is one. None: to none.
+    fn avoided(&self, index: usize, key: Key) -> Option<(Tried, Tried)> {
+        let (upstreams, queue) = (&self.roster[index as u16].upstreams, &self.queues[index]);
+        let tried = match self.table.get(key) {
+            Some(Entry::Connection(connection)) => connection.tried,
+            _ => Tried::default(),
+        };
+        let (mut unfit, mut full) = (Tried::default(), Tried::default());
+        for (place, upstream) in upstreams.iter().enumerate() {
+            match upstream.is_up() && !upstream.is_closed() {
+                true if queue.has_room(place) => {}
+                true => full.add(place),
+                false => unfit.add(place),
+            }
+        }
+        let has_tried_all = tried.and(unfit).has_all_of(upstreams);
+        let tried = if has_tried_all { Tried::default() } else { tried };
+        let avoided = tried.and(unfit).and(full);
+        (!avoided.has_all_of(upstreams)).then_some((tried, avoided))
     }
 
     /// Those that are connected make room; those that take too long wait again, first of all.
     fn look_at_under_way(&mut self, index: usize) {
-        let proxy = &self.roster[index as u16].config;
-        let (hold, most) = (proxy.hold.as_millis() as u64, proxy.connect_timeout.as_millis() as u64);
-        let mut late = Vec::new();
-        for (at, key) in std::mem::take(&mut self.queues[index].under_way) {
-            let (now, patience) = (self.now, self.queues[index].patience);
-            match self.connection(key) {
-                Some(c) if c.connect_until.is_none() => self.queues[index].grow(now - at),
-                Some(c) if c.held || c.seeks() => {}
-                Some(c) if at + patience <= now && c.opened + hold > now => late.push(key),
-                // It cannot wait any more: its connect goes on to its end.
-                Some(_) if at + patience <= now => {}
-                Some(_) => self.queues[index].under_way.push((at, key)),
-                None => {}
+        for place in 0..self.queues[index].lanes.len() {
+            let mut late = Vec::new();
+            for (at, key) in std::mem::take(&mut self.queues[index].lanes[place].under_way) {
+                if self.is_late(index, place, (at, key)) {
+                    late.push(key);
+                }
             }
-        }
-        if !late.is_empty() {
-            self.queues[index].shrink(most);
-        }
-        for key in late {
-            self.take_back(key);
+            if !late.is_empty() {
+                let most = self.roster[index as u16].config.connect_timeout;
+                self.queues[index].lanes[place].shrink(most.as_millis() as u64);
+            }
+            late.into_iter().for_each(|key| self.take_back(key));
         }
     }
 
-    /// Its connect has not been decided, and nothing was said. The next time another upstream is tried first, where
-    /// one is up.
-    pub(super) fn take_back(&mut self, key: Key) {
+    /// Looks at one that was let through to the upstream at `place`. True: it is to be taken back.
+    fn is_late(&mut self, index: usize, place: usize, (at, key): (u64, Key)) -> bool {
+        let now = self.now;
+        let is_late = self.queues[index].lanes[place].is_late(at, now);
+        let connects = |c: &mut Connection| c.connect_until.is_some() && !c.held;
+        if is_late && self.connection(key).is_some_and(connects) {
+            // A busy worker has not heard of it yet.
+            self.connect_decided(key, false);
+        }
+        let hold = self.roster[index as u16].config.hold.as_millis() as u64;
+        let Some(Entry::Connection(connection)) = self.table.get(key) else { return false };
+        let Some(upstream) = connection.upstream.filter(|_| !connection.held) else { return false };
+        let lane = self.queues[index].lane(upstream);
+        if connection.connect_until.is_none() {
+            lane.grow(now - at);
+        } else if usize::from(upstream) != place {
+            // The other one did not take it.
+            lane.under_way.push((now, key));
+        } else if !is_late {
+            lane.under_way.push((at, key));
+        } else {
+            // Who cannot wait any more goes on to the end of his connect.
+            return connection.opened + hold > now;
+        }
+        false
+    }
+
+    /// Its connect has not been decided, and nothing was said. The next time it goes to one that it has not tried,
+    /// where there is one.
+    fn take_back(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
-        let Some(upstream) = connection.upstream.take() else { return self.hold(key) };
-        let proxy = &self.roster[connection.proxy];
-        proxy.upstream(upstream).leave();
-        let place = usize::from(upstream);
-        let others = proxy.upstreams.iter().enumerate().filter(|(other, _)| *other != place);
-        let has_other = others.into_iter().any(|(_, other)| other.is_up() && !other.is_closed());
+        let tried = connection.tried;
+        if let Some(upstream) = connection.upstream.take() {
+            self.roster[connection.proxy].upstream(upstream).leave();
+        }
         self.hold(key);
-        if let Some(connection) = self.connection(key).filter(|_| has_other) {
-            connection.tried.add(place);
+        if let Some(connection) = self.connection(key) {
+            connection.tried = tried;
         }
     }
 
     /// Milliseconds until a queue must be looked at without an event.
     pub(super) fn queues_wait(&self) -> Option<u64> {
-        let busy = |(_, queue): &(usize, &Queue)| !queue.waiting.is_empty() || !queue.under_way.is_empty();
-        let due = self.queues.iter().enumerate().filter(busy).flat_map(|(index, queue)| {
-            let back = queue.under_way.iter().map(|(at, _)| at + queue.patience).min();
+        let in_use = |(_, queue): &(usize, &Queue)| !queue.waiting.is_empty() || queue.has_some_under_way();
+        let due = self.queues.iter().enumerate().filter(in_use).flat_map(|(index, queue)| {
+            let back = queue.lanes.iter().filter_map(Lane::due).min();
             let proxy = &self.roster[index as u16];
-            let next = match proxy.hold_until(self.now) {
-                _ if queue.waiting.is_empty() => None,
-                Some(until) => Some(until),
-                None if !proxy.is_open() || queue.under_way.len() >= queue.window => None,
-                None => Some(queue.gives_way.map_or(0, |(_, since)| since + HANGS).max(queue.rests_until)),
+            let next = match (proxy.hold_until(self.now), queue.waiting.front()) {
+                (_, None) => None,
+                (Some(until), _) => Some(until),
+                (None, Some((_, first))) if self.avoided(index, *first).is_none() => None,
+                (None, _) => {
+                    Some(queue.gives_way.map_or(0, |(_, since)| since + HANGS).max(queue.rests_until))
+                }
             };
             [back, next]
         });
@@ -370,6 +404,11 @@ impl Worker {
             let configured = |place: &u16| self.roster[to.to].has_configured(*place);
             let places = places.filter_map(|index| to.upstream(index)).filter(configured);
             queue.probed = places.fold(0, |all, at| all | 1 << at);
+            for (place, lane) in std::mem::take(&mut queue.lanes).into_iter().enumerate() {
+                if let Some(place) = to.upstream(place as u16) {
+                    *queue.lane(place) = lane;
+                }
+            }
             self.queues[usize::from(to.to)] = queue;
         }
     }
@@ -399,19 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn a_crowded_upstream_is_asked_by_fewer_and_a_far_one_with_patience() {
+    fn what_one_upstream_takes_says_nothing_of_another() {
         let mut queue = Queue::default();
-        for _ in 0..20 {
-            queue.shrink(5_000);
-        }
-        assert_eq!((queue.window, queue.patience), (1, 5_000));
-        queue.grow(200);
-        assert_eq!((queue.window, queue.patience), (2, 800));
-        (0..20).for_each(|_| queue.grow(0));
-        assert_eq!((queue.window, queue.patience), (WINDOW, PATIENCE_NEAR));
-        (0..2_000).for_each(|_| queue.grow(100));
-        assert_eq!((queue.window, queue.patience), (WINDOW_FAR, 400));
-        queue.grow(0);
-        assert_eq!(queue.window, WINDOW_FAR);
+        queue.lane(1).grow(20);
+        queue.lane(0).grow(0);
+        (0..9).for_each(|_| queue.lane(3).shrink(5_000));
+        queue.lane(3).under_way.push((0, Key { slot: 0, generation: 0 }));
+        assert!(!queue.lane(1).is_late(0, 79) && queue.lane(0).is_late(0, 5));
+        assert!(!queue.has_room(3) && (0..3).all(|place| queue.has_room(place)));
     }
 }

@@ -167,6 +167,9 @@ impl Parking {
     /// # Errors
     /// As [`Lots::park`].
     pub fn park(&mut self, fds: &[BorrowedFd<'_>], items: Vec<Item>) -> Result<(), Errno> {
+        if fault::fails("park") {
+            return Err(Errno::ETOOMANYREFS);
+        }
         let Parking { keeper, worker, lots, .. } = self;
         lots.park(fds, items, |lot| keeper.add_lot(*worker, lot))
     }

@@ -17,6 +17,7 @@ mod half;
 mod handing_over;
 mod holding;
 mod keeping;
+mod lane;
 mod listener;
 mod looking;
 mod means;

@@ -178,6 +178,10 @@ impl Tried {
         self.0 == 0
     }
 
+    pub fn has_all_of(self, upstreams: &[Arc<Upstream>]) -> bool {
+        (0..upstreams.len()).all(|index| self.has(index))
+    }
+
     fn has(self, index: usize) -> bool {
         self.0 & (1 << index) != 0
     }

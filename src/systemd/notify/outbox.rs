@@ -52,9 +52,11 @@ struct State {
     broken: bool,
     /// File descriptors could not be sent: it is logged once, until they can.
     crowded: bool,
+    /// What the notify thread is to log: who calls may hold a lock that the log waits for.
+    remarks: Vec<Remark>,
 }
 
-/// What is to be logged of an attempt to send, without the queue in hand.
+/// What is to be logged of an attempt to send.
 enum Remark {
     Usable,
     Broken(String),
@@ -64,8 +66,9 @@ enum Remark {
 
 impl Outbox {
     pub(super) fn new(socket: Socket, log: Logger) -> Outbox {
-        let state =
-            State { queue: Queue::new(), repeats: Vec::new(), open: false, broken: false, crowded: false };
+        let (open, broken, crowded) = (false, false, false);
+        let (queue, repeats, remarks) = (Queue::new(), Vec::new(), Vec::new());
+        let state = State { queue, repeats, open, broken, crowded, remarks };
         Outbox { state: Mutex::new(state), changed: Condvar::new(), socket, log }
     }
 
@@ -80,14 +83,13 @@ impl Outbox {
     pub(super) fn say(&self, put: impl FnOnce(&mut Queue)) {
         let mut state = self.lock();
         put(&mut state.queue);
-        let remarks = state.send(&self.socket);
-        // The notify thread is to know of what waits, and a flush that nothing does.
-        let wakes = !state.queue.is_empty() || state.queue.flushing > 0;
+        state.send(&self.socket);
+        // The notify thread is to know of what waits and of what is to be logged, and a flush that nothing does.
+        let wakes = !state.queue.is_empty() || !state.remarks.is_empty() || state.queue.flushing > 0;
         drop(state);
         if wakes {
             self.changed.notify_all();
         }
-        self.log(remarks);
     }
 
     pub(super) fn add_repeat(&self, repeat: Repeat) {
@@ -138,8 +140,9 @@ impl Outbox {
             if let Some(due) = state.repeats.iter().position(|r| r.next <= now) {
                 return state.repeats.swap_remove(due);
             }
-            let remarks = state.send(&self.socket);
-            if !remarks.is_empty() {
+            state.send(&self.socket);
+            if !state.remarks.is_empty() {
+                let remarks = std::mem::take(&mut state.remarks);
                 drop(state);
                 self.log(remarks);
                 state = self.lock();
@@ -182,12 +185,11 @@ impl Outbox {
 
 impl State {
     /// Sends all that is due and that the socket takes.
-    fn send(&mut self, socket: &Socket) -> Vec<Remark> {
-        let mut remarks = Vec::new();
+    fn send(&mut self, socket: &Socket) {
         while let Some(message) = self.open.then(|| self.queue.take(Instant::now())).flatten() {
-            remarks.extend(self.send_one(socket, message).into_iter().flatten());
+            let remarks = self.send_one(socket, message);
+            self.remarks.extend(remarks.into_iter().flatten());
         }
-        remarks
     }
 
     fn send_one(&mut self, socket: &Socket, mut message: Message) -> [Option<Remark>; 2] {

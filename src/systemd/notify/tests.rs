@@ -158,6 +158,36 @@ fn a_socket_that_is_gone_is_given_up_and_found_again() {
 }
 
 #[test]
+fn a_log_that_blocks_keeps_no_caller() {
+    let (blocked, written) = std::sync::mpsc::sync_channel::<()>(0);
+    let blocked = slog::Fuse(Waits(std::sync::Mutex::new(blocked)));
+    let notifier = Notifier::to(Socket::open("/nowhere/at/all".as_ref()), Logger::root(blocked, slog::o!()));
+    notifier.start().unwrap();
+    let (done, called) = std::sync::mpsc::channel();
+    let caller = notifier.clone();
+    std::thread::spawn(move || {
+        caller.ready();
+        done.send(()).unwrap();
+    });
+    called.recv_timeout(SOON).expect("the call returns");
+    written.recv_timeout(SOON).expect("what it met is logged");
+}
+
+/// A drain whose every write waits for the test.
+struct Waits(std::sync::Mutex<std::sync::mpsc::SyncSender<()>>);
+
+impl slog::Drain for Waits {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, _: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        // An error is a test that has ended.
+        let _ = self.0.lock().unwrap().send(());
+        Ok(())
+    }
+}
+
+#[test]
 fn stored_file_descriptors_arrive_in_messages_of_253_at_most() {
     let manager = Manager::abstract_name("fds");
     let notifier = manager.notifier();

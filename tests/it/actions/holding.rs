@@ -207,20 +207,24 @@ fn a_proxy_that_holds_nobody_lets_go_at_once() {
 }
 
 /// An upstream whose backlog is full neither takes connections nor refuses them. Those that were let through to it
-/// go to the other one, and nobody waits until it counts as down.
+/// go to the next one, and nobody waits until it counts as down.
 #[test]
-fn who_was_let_through_to_one_that_is_stuck_goes_to_the_other() {
-    steady(|| {
-        let (stuck, other) = (Listener::refusing("127.0.0.1:0"), Listener::new());
-        let upstreams = format!("upstream = [\"{}\", \"{}\"]\n", stuck.address, other.address);
-        let drained = Setup::new(&format!("[proxy.p]\nlisten = \"127.0.0.1:0\"\n{upstreams}")).start();
-        ok(&drained, &["hold", "p"]);
-        let clients = numbered(&drained, 40);
-        let _filling = stuck.fill();
-        let began = Instant::now();
-        ok(&drained, &["resume", "p"]);
-        let servers: Vec<_> = clients.iter().map(|_| other.accept()).collect();
-        assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
-        drop(servers);
-    });
+fn who_was_let_through_to_those_that_are_stuck_goes_to_the_other() {
+    for count in [1, 2] {
+        steady(|| {
+            let stuck: Vec<_> = (0..count).map(|_| Listener::refusing("127.0.0.1:0")).collect();
+            let other = Listener::new();
+            let upstreams: Vec<_> = stuck.iter().chain([&other]).map(|upstream| &upstream.address).collect();
+            let config = format!("[proxy.p]\nlisten = \"127.0.0.1:0\"\nupstream = {upstreams:?}\n");
+            let drained = Setup::new(&config).start();
+            ok(&drained, &["hold", "p"]);
+            let clients = numbered(&drained, 40);
+            let _filling: Vec<_> = stuck.iter().map(Listener::fill).collect();
+            let began = Instant::now();
+            ok(&drained, &["resume", "p"]);
+            let servers: Vec<_> = clients.iter().map(|_| other.accept()).collect();
+            assert!(began.elapsed() < Duration::from_secs(2), "{count} stuck: it took {:?}", began.elapsed());
+            drop(servers);
+        });
+    }
 }

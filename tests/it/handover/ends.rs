@@ -138,3 +138,22 @@ fn a_bulk_transfer_each_way_is_whole_over_restarts_in_its_midst() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(end_of(&server), Ended::Fin);
 }
+
+/// A socket that is parked is closed by a reset, should nobody go on with it. One that could not be parked is not.
+#[test]
+fn who_could_not_be_parked_gets_all_and_then_the_end() {
+    const ANSWER: usize = 200_000;
+    let (port, upstream) = (Port::reserve(), Listener::new());
+    let unparked = setup(port.address(), &upstream.address).env("DRAINED_TEST_FAULT", "park-fails");
+    let store = Store::start(unparked);
+    let (mut client, server) = pair(port.address(), &upstream);
+    store.daemon().wait_line("cannot be parked");
+    client.write_all(b"a request").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&server), (b"a request".to_vec(), Ended::Fin));
+    send_pattern(&server, 1, ANSWER);
+    drop(server);
+    until("drained has closed it", || store.status()["proxies"]["p"]["connections"]["active"] == 0);
+    expect_pattern(&client, 1, ANSWER);
+    assert_eq!(end_of(&client), Ended::Fin);
+}
