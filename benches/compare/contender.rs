@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 
 use crate::meter;
 use crate::server::{Addresses, Servers};
+use crate::support::manager::Manager;
 
 /// Everybody, in the order of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Direct,
     Drained,
+    /// drained under a service manager that keeps what it stores, with every connection parked before its first
+    /// byte: as one that outlives a crash.
+    Parked,
     /// drained with one worker, where the others have more.
     Single,
     /// Another build of drained, to judge a change by.
@@ -27,8 +31,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] =
-        [Kind::Direct, Kind::Drained, Kind::Single, Kind::Other, Kind::Haproxy, Kind::Nginx, Kind::Proxyd];
+    pub const ALL: [Kind; 8] = [
+        Kind::Direct,
+        Kind::Drained,
+        Kind::Parked,
+        Kind::Single,
+        Kind::Other,
+        Kind::Haproxy,
+        Kind::Nginx,
+        Kind::Proxyd,
+    ];
     /// Who drained is compared to.
     pub const PEERS: [Kind; 3] = [Kind::Haproxy, Kind::Nginx, Kind::Proxyd];
 
@@ -36,6 +48,7 @@ impl Kind {
         match self {
             Kind::Direct => "no proxy",
             Kind::Drained => "drained",
+            Kind::Parked => "drained, parked at once",
             Kind::Single => "drained, one worker",
             Kind::Other => "the other drained",
             Kind::Haproxy => "haproxy",
@@ -54,7 +67,7 @@ impl Kind {
         match self {
             Kind::Direct => ("", ""),
             Kind::Other => (other, "--version"),
-            Kind::Drained | Kind::Single => (env!("CARGO_BIN_EXE_drained"), "--version"),
+            Kind::Drained | Kind::Parked | Kind::Single => (env!("CARGO_BIN_EXE_drained"), "--version"),
             Kind::Haproxy => ("haproxy", "-v"),
             Kind::Nginx => ("nginx", "-v"),
             Kind::Proxyd => ("/lib/systemd/systemd-socket-proxyd", "--version"),
@@ -66,6 +79,8 @@ impl Kind {
 pub struct Contender {
     pub kind: Kind,
     child: Option<Child>,
+    /// Keeps what is stored, for as long as it is measured.
+    _store: Option<Manager>,
     /// Where its clients connect, for each kind of server.
     pub addresses: Addresses,
     /// Memory of its processes before the first connection.
@@ -89,7 +104,8 @@ impl Contender {
         let directory = std::env::temp_dir().join(format!("drained-bench-{}-{kind:?}", std::process::id()));
         fs::create_dir_all(&directory)?;
         if kind == Kind::Direct {
-            return Ok(Contender { kind, child: None, addresses: upstream, fresh: 0, directory });
+            let addresses = upstream;
+            return Ok(Contender { kind, child: None, _store: None, addresses, fresh: 0, directory });
         }
         let listen = Addresses { echo: free()?, source: free()?, sink: free()? };
         let mut command = Command::new("taskset");
@@ -111,10 +127,15 @@ impl Contender {
                 command.arg(&config);
             }
         }
+        let store = (kind == Kind::Parked).then(|| {
+            let mut kept = Vec::new();
+            Manager::keeping(move |_, fds| kept.extend(fds))
+        });
+        store.iter().for_each(|store| _ = command.env("NOTIFY_SOCKET", store.address()));
         let log = fs::File::create(directory.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = Some(command.spawn()?);
-        let mut contender = Contender { kind, child, addresses: listen, fresh: 0, directory };
+        let mut contender = Contender { kind, child, _store: store, addresses: listen, fresh: 0, directory };
         for address in [listen.echo, listen.source, listen.sink] {
             contender.wait_for(address)?;
         }
@@ -182,7 +203,12 @@ fn fill(kind: Kind, workers: usize, directory: &Path, listen: Addresses, upstrea
         Kind::Nginx => include_str!("nginx.conf"),
         _ => include_str!("drained.toml"),
     };
+    let handover = match kind {
+        Kind::Parked => "on_restart = \"always\"\ncrash_after = \"0s\"",
+        _ => "",
+    };
     [
+        ("@HANDOVER@", handover.to_owned()),
         ("@DIRECTORY@", directory.display().to_string()),
         ("@WORKERS@", workers.to_string()),
         ("@LISTEN_ECHO@", listen.echo.to_string()),

@@ -16,6 +16,16 @@ mod report;
 mod server;
 mod tasks;
 
+#[path = "../../tests/it/support"]
+#[allow(dead_code, clippy::unwrap_used, reason = "written for the tests, which use all of it")]
+mod support {
+    pub mod manager;
+
+    pub const SOON: std::time::Duration = std::time::Duration::from_secs(30);
+
+    pub fn tell_failures() {}
+}
+
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
@@ -109,6 +119,7 @@ fn start(options: &Options, processor: Option<usize>, servers: &Servers) -> Vec<
     };
     let is_meant = |kind: &&Kind| match kind {
         Kind::Other => !options.other.is_empty(),
+        Kind::Parked => options.workers == 1,
         Kind::Single => options.workers > 1,
         kind => kind.most_workers() >= options.workers,
     };
@@ -123,6 +134,7 @@ fn measure(tasks: &[&Task], contenders: &[Contender], setting: &Setting) -> Figu
         while round < rounds {
             let results: Vec<_> = in_turn(contenders, round)
                 .into_iter()
+                .filter(|contender| task.concerns(contender.kind))
                 .map(|contender| {
                     eprintln!("{} {}/{rounds} {}", task.name, round + 1, contender.kind.name());
                     let result = task.run(contender, lasts);

@@ -115,6 +115,7 @@ fn color(kind: Kind) -> RGBColor {
     match kind {
         Kind::Direct => RGBColor(140, 140, 140),
         Kind::Drained => RGBColor(200, 30, 30),
+        Kind::Parked => RGBColor(120, 20, 90),
         Kind::Single => RGBColor(150, 90, 30),
         Kind::Other => RGBColor(240, 150, 150),
         Kind::Haproxy => RGBColor(30, 90, 200),

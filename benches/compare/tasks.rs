@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Kind};
 use crate::load::{self, Course, Outcome, Result};
 use crate::meter;
 
@@ -125,6 +125,11 @@ impl Task {
             Work::Idle => (rounds.div_ceil(3), lasts),
             Work::Requests | Work::Connections | Work::Bulk { .. } => (rounds, lasts),
         }
+    }
+
+    /// Whether this one is measured at it. What outliving a crash costs shows where connections last.
+    pub fn concerns(&self, kind: Kind) -> bool {
+        kind != Kind::Parked || matches!(self.unit, Unit::Requests | Unit::Memory)
     }
 
     /// Has it done once through the contender.

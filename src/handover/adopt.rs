@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::write;
 
+use super::buffer::{self, LeftBuffer};
 use super::ledger::{self, Left, LotEntry, Unreadable};
 use super::names::Names;
 use super::record::{Flags, Record, State, Way};
@@ -142,7 +144,7 @@ impl Estate {
     }
 
     fn match_all(&mut self, left: Left, ends: Vec<OwnedFd>) {
-        let mut search = Search { room: self.room, ..Search::for_all(&left.records) };
+        let mut search = Search { room: self.room, buffers: left.buffers, ..Search::for_all(&left.records) };
         for lot in self.pair(&left.lots, ends) {
             let number = self.lots.len();
             let mut messages = Vec::new();
@@ -240,12 +242,15 @@ struct Search {
     sockets: HashMap<u64, (usize, usize)>,
     pipes: HashMap<u64, (usize, usize)>,
     found: Vec<Parts>,
+    buffers: Vec<LeftBuffer>,
     /// For so many more there is room; what was refused since there was none.
     room: u64,
     refused: u64,
     /// What nobody looks for and is in use still.
     strangers: usize,
 }
+
+const FDS_OF_A_PIPE: u64 = 2;
 
 /// What was found of one connection.
 #[derive(Default)]
@@ -335,7 +340,8 @@ impl Search {
             _ => None,
         };
         let mut full = Vec::new();
-        for (ends, inode) in pipes.into_iter().zip(record.pipes) {
+        let fds = [client.as_ref(), server.as_ref()].map(|found| found.map(|found| found.fd.as_fd()));
+        for (way, (ends, inode)) in pipes.into_iter().zip(record.pipes).enumerate() {
             full.push(match (ends, inode) {
                 (_, 0) => None,
                 ((Some(read), Some(write)), _) => match socket::unread(read.as_fd()) {
@@ -343,9 +349,15 @@ impl Search {
                     held => Pipe::of(read, write).ok().map(|pipe| (pipe, held)),
                 },
                 // It may have had bytes, and without them the stream would have a hole.
-                _ => {
-                    lacks.get_or_insert(Lacks::Pipe);
-                    None
+                (_, number) => {
+                    let (rest, lack) = match buffer::worker(number) {
+                        Some(worker) => (self.rest_of(worker, fds[way], fds[1 - way]), Lacks::Buffer),
+                        None => (None, Lacks::Pipe),
+                    };
+                    rest.unwrap_or_else(|| {
+                        lacks.get_or_insert(lack);
+                        None
+                    })
                 }
             });
         }
@@ -360,6 +372,28 @@ impl Search {
             (client, lacks) => Pieces::Some(client, server, lacks.unwrap_or(Lacks::Client)),
         }
     }
+
+    /// What was on its way through the buffer of a worker, in a pipe; there may be nothing. None: what there is
+    /// cannot be known, or kept.
+    fn rest_of(
+        &mut self,
+        worker: usize,
+        source: Option<BorrowedFd<'_>>,
+        sink: Option<BorrowedFd<'_>>,
+    ) -> Option<Option<(Pipe, u32)>> {
+        let rest = self.buffers.get(worker)?.rest(source?, sink?)?;
+        if rest.is_empty() {
+            return Some(None);
+        }
+        if self.room < FDS_OF_A_PIPE {
+            self.refused += 1;
+            return None;
+        }
+        self.room -= FDS_OF_A_PIPE;
+        let pipe = Pipe::new(None).ok()?;
+        let [_, into] = pipe.ends();
+        (write(into, rest) == Ok(rest.len())).then_some(Some((pipe, rest.len() as u32)))
+    }
 }
 
 /// What of a connection is missing, so that it cannot go on.
@@ -368,12 +402,13 @@ enum Lacks {
     Client,
     Upstream,
     Pipe,
+    Buffer,
     UrgentByte,
 }
 
 /// How many connections lack what.
 #[derive(Default)]
-struct Incomplete([u64; 4]);
+struct Incomplete([u64; 5]);
 
 impl Incomplete {
     fn count(&mut self, lacks: Lacks) {
@@ -381,7 +416,13 @@ impl Incomplete {
     }
 
     fn words(&self) -> impl Iterator<Item = String> {
-        let what = ["the client's socket", "the upstream's socket", "a pipe", "a byte of urgent data"];
+        let what = [
+            "the client's socket",
+            "the upstream's socket",
+            "a pipe",
+            "a message on its way",
+            "a byte of urgent data",
+        ];
         let some = self.0.iter().zip(what).filter(|(count, _)| **count > 0);
         some.map(|(count, what)| format!("{count} connections that lack {what}"))
     }

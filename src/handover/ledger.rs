@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::buffer::{self, Buffer, LeftBuffer};
 use super::names::{Names, decode, encode};
 use super::record::{self, Record, Slot};
 use crate::fault;
@@ -43,6 +44,8 @@ const HEAD_WORKERS: usize = 3;
 const HEAD_LOTS: usize = 4;
 /// Where in their place the names are, and how many bytes they have: 32 bits each. 0: they fill it.
 const HEAD_NAMES_NOW: usize = 5;
+/// Words of each worker's buffer; 0: there are none.
+const HEAD_BUFFER: usize = 6;
 
 /// Slots that a worker takes at once.
 const CHUNK: u64 = 64;
@@ -89,6 +92,7 @@ struct Layout {
     lots: usize,
     names: usize,
     slots: usize,
+    buffers: usize,
     end: usize,
 }
 
@@ -104,7 +108,8 @@ impl Layout {
         let lots = alive + workers as usize * ALIVE;
         let names = line(lots + most_lots(workers) * LOT);
         let slots = line(names + (names_bytes as usize).div_ceil(8)).next_multiple_of(record::WORDS);
-        Layout { alive, lots, names, slots, end: slots + capacity as usize * record::WORDS }
+        let buffers = slots + capacity as usize * record::WORDS;
+        Layout { alive, lots, names, slots, buffers, end: buffers + workers as usize * buffer::WORDS }
     }
 
     fn bytes(&self) -> u64 {
@@ -144,6 +149,7 @@ impl Ledger {
         head.iter().for_each(|(at, value)| ledger.area.words()[*at].store(*value, Ordering::Relaxed));
         ledger.area.words()[HEAD_WORKERS].store(workers, Ordering::Relaxed);
         ledger.area.words()[HEAD_LOTS].store(0, Ordering::Relaxed);
+        ledger.area.words()[HEAD_BUFFER].store(buffer::WORDS as u64, Ordering::Relaxed);
         ledger.write_names(0, &names);
         Ok(ledger)
     }
@@ -210,7 +216,12 @@ impl Ledger {
     }
 
     fn slots(&self) -> &[Slot] {
-        self.area.words()[self.layout.slots..].as_chunks().0
+        self.area.words()[self.layout.slots..self.layout.buffers].as_chunks().0
+    }
+
+    /// The buffer of a worker.
+    pub fn buffer(&self, worker: usize) -> Buffer<'_> {
+        Buffer::of(&self.area.words()[self.layout.buffers + worker * buffer::WORDS..])
     }
 
     /// Notes a lot; to be done before it is stored. False: there is no room for more.
@@ -271,6 +282,8 @@ pub struct Left {
     pub damaged: u64,
     /// Its lots.
     pub lots: Vec<LotEntry>,
+    /// Its workers' buffers.
+    pub buffers: Vec<LeftBuffer>,
     /// When it was asked to stop, in milliseconds of CLOCK_MONOTONIC; None: it was not asked.
     pub stopped: Option<u64>,
     /// Its last sign of life, on the same clock.
@@ -312,6 +325,10 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
     let lots = head[HEAD_LOTS].min(most_lots(workers) as u64) as usize;
     let lots = file.words(at(layout.lots), lots * LOT)?;
     let alive = file.words(at(layout.alive), workers as usize * ALIVE)?;
+    let buffers = match head[HEAD_BUFFER] as usize == buffer::WORDS {
+        true => file.words(at(layout.buffers), workers as usize * buffer::WORDS).unwrap_or_default(),
+        false => Vec::new(),
+    };
     let (first, length) = match head[HEAD_NAMES_NOW] {
         0 => (0, names),
         now => (now >> 32, now & u64::from(u32::MAX)),
@@ -330,6 +347,7 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
             .map(|&[near, far, worker]| LotEntry { near, far, worker })
             .filter(|lot| lot.near != 0)
             .collect(),
+        buffers: buffers.as_chunks().0.iter().map(LeftBuffer::of).collect(),
         stopped: Some(header[HEADER_STOPPED]).filter(|at| *at != 0),
         alive: alive.iter().step_by(ALIVE).copied().max().unwrap_or_default(),
         area: offset..offset + layout.bytes(),

@@ -7,6 +7,7 @@
 //! inode. So no order, no name and no count is trusted, and what matches nothing is closed.
 
 pub mod adopt;
+pub mod buffer;
 pub mod keeper;
 pub mod ledger;
 pub mod lot;

@@ -1,9 +1,13 @@
 //! One direction of a connection with its pipe: what its flow asks for, done.
+//!
+//! Bulk goes through the pipe. Small messages go through the worker's buffer, which is cheaper, where what becomes of
+//! them can be known after a crash ([`bounce`](super::bounce)).
 
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 
+use super::bounce::Origin;
 use super::flow::{Flow, Step};
 use super::means::Means;
 use super::pipes::Taken;
@@ -38,6 +42,10 @@ pub struct Half {
     /// The last write took less than there was. It wrote piece by piece, and where a piece met an error, that was
     /// told to nobody: the next write says EPIPE only.
     cut_short: bool,
+    /// So many reads must bring less than the buffer takes before it is used again.
+    pub bulky: u8,
+    /// What the kernel's counts of both sockets were before the first byte.
+    pub origin: Origin,
 }
 
 /// The record of a connection, and which of its directions.
@@ -104,6 +112,9 @@ impl Half {
         place: Option<Place<'_>>,
     ) -> Result<(), Pumped> {
         match self.flow.next() {
+            Step::Fill if self.bounces(source, sink, means, place) => {
+                self.bounce(source, sink, means, place)?;
+            }
             Step::Fill => {
                 if self.pipe.is_none() {
                     let pipe = match means.take() {
@@ -128,23 +139,9 @@ impl Half {
                 self.before_reading(source, place);
                 let filled = self.fill(source, means, place);
                 fault::pass("relay-filled");
-                match filled {
-                    Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
-                    Ok(n) => {
-                        self.after_reading(place, n == 0);
-                        self.flow.filled(n as u32);
-                        // Each read that finds nothing costs as much as one that does.
-                        let is_all = || self.has_room_after(n, means) || socket::unread(source) == 0;
-                        if n > 0 && self.leaves_nothing && is_all() {
-                            self.flow.source_blocked();
-                        }
-                    }
-                    Err(Errno::EAGAIN) => {
-                        self.after_reading(place, false);
-                        self.flow.source_blocked();
-                    }
-                    Err(errno) => return Err(self.source_failed(errno)),
-                }
+                self.has_filled(filled.unwrap_or_default());
+                let has_room = filled.is_ok_and(|n| self.has_room_after(n, means));
+                self.has_read(filled, source, place, has_room)?;
             }
             Step::Empty => {
                 let pipe = self.pipe.and_then(|pipe| means.pipes.get(pipe));
@@ -164,18 +161,7 @@ impl Half {
                             Errno::EPIPE if was_cut_short && is_tcp() => Errno::ECONNRESET,
                             errno => errno,
                         };
-                        // What it holds has nowhere to go; the other direction may still end well.
-                        self.flow.finished();
-                        if let Some(pipe) = self.pipe.take() {
-                            if let Some(Place { slot, way, .. }) = place {
-                                // Without its pipe the stream has a hole: that is to be known first.
-                                slot.add_flags(Flags::BROKEN.and(Flags::over(way)));
-                                slot.unbind(way);
-                            }
-                            fault::pass("relay-broken");
-                            means.discard(pipe);
-                        }
-                        return Err(Pumped::SinkFailed(errno));
+                        return Err(self.sink_failed(errno, means, place));
                     }
                 }
             }
@@ -193,6 +179,53 @@ impl Half {
             Step::Wait | Step::Over => return Err(Pumped::Waits),
         }
         Ok(())
+    }
+
+    /// What a read from the source has told. `has_room`: it would have taken more, had there been more.
+    pub(super) fn has_read(
+        &mut self,
+        read: Result<usize, Errno>,
+        source: BorrowedFd<'_>,
+        place: Option<Place<'_>>,
+        has_room: bool,
+    ) -> Result<(), Pumped> {
+        match read {
+            Ok(0) if self.source_broke => return Err(Pumped::SourceFailed(Errno::ECONNRESET)),
+            Ok(n) => {
+                self.after_reading(place, n == 0);
+                self.flow.filled(n as u32);
+                // Each read that finds nothing costs as much as one that does.
+                if n > 0 && self.leaves_nothing && (has_room || socket::unread(source) == 0) {
+                    self.flow.source_blocked();
+                }
+            }
+            Err(Errno::EAGAIN) => {
+                self.after_reading(place, false);
+                self.flow.source_blocked();
+            }
+            Err(errno) => return Err(self.source_failed(errno)),
+        }
+        Ok(())
+    }
+
+    /// The sink is gone: what is held has nowhere to go. The other direction may still end well.
+    pub(super) fn sink_failed(
+        &mut self,
+        errno: Errno,
+        means: &mut Means,
+        place: Option<Place<'_>>,
+    ) -> Pumped {
+        self.flow.finished();
+        if let Some(Place { slot, way, .. }) = place {
+            // Without its bytes the stream has a hole: that is to be known first.
+            slot.add_flags(Flags::BROKEN.and(Flags::over(way)));
+            slot.unbind(way);
+        }
+        fault::pass("relay-broken");
+        if let Some(pipe) = self.pipe.take() {
+            means.discard(pipe);
+        }
+        Pumped::SinkFailed(errno)
     }
 
     fn fill(

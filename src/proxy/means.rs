@@ -1,4 +1,4 @@
-//! What a worker relays with: its pipes, and the lots in which duplicates of everything in use wait
+//! What a worker relays with: its pipes and its buffer, and the lots in which duplicates of everything in use wait
 //! for the next incarnation, should this one end without a word.
 //!
 //! Invariant: a pipe stands in a lot before it has held a byte, and a connection before it has a
@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
@@ -14,6 +15,7 @@ use super::slab::{Key, Slab};
 use super::source::Side;
 use super::worker::Entry;
 use crate::fault;
+use crate::handover::buffer::{self, Buffer};
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
 use crate::sys::pipe::Pipe;
@@ -33,10 +35,12 @@ pub fn room(fd_limit: u64, workers: usize) -> u32 {
     room.clamp(16, u64::from(u32::MAX)) as u32
 }
 
-/// Pipes, and lots where there is a store.
+/// Pipes and a buffer, and lots where there is a store.
 pub(super) struct Means {
     pub pipes: Pipes,
     pub parking: Option<Parking>,
+    /// The buffer where there is no ledger with one.
+    own_buffer: Vec<AtomicU64>,
 }
 
 /// A worker's lots.
@@ -93,6 +97,24 @@ impl Item {
 }
 
 impl Means {
+    pub fn new(pipes: Pipes, parking: Option<Parking>) -> Means {
+        let own = if parking.is_none() { buffer::WORDS } else { 0 };
+        Means { pipes, parking, own_buffer: (0..own).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// What small messages go through.
+    pub fn buffer(&self) -> Buffer<'_> {
+        match &self.parking {
+            Some(parking) => parking.keeper.ledger.buffer(parking.worker),
+            None => Buffer::of(&self.own_buffer),
+        }
+    }
+
+    /// Whose buffer it is, as records name it.
+    pub fn buffer_number(&self) -> u64 {
+        buffer::number(self.parking.as_ref().map_or(0, |parking| parking.worker))
+    }
+
     /// An empty pipe; a new one is parked first.
     ///
     /// # Errors

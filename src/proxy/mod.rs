@@ -4,6 +4,7 @@
 //! byte of a peer enters user memory: it moves by splice(2) from socket to pipe to socket.
 
 mod accept;
+mod bounce;
 mod by_hand;
 mod check;
 mod connect;

@@ -86,6 +86,11 @@ impl Pipes {
         self.table.keys()
     }
 
+    /// What the pipe takes that the next [`take`](Self::take) gives, if there is one that the direction may keep.
+    pub fn spare_capacity(&self) -> usize {
+        self.spare.last().and_then(|key| self.get(*key)).map_or(0, |pipe| pipe.capacity() as usize)
+    }
+
     /// An empty pipe.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! - `live`: connections of all kinds over ten restarts, and new ones meanwhile.
 //! - `ends`: what peers do while nobody runs: bytes, FINs, resets.
 //! - `killed`: SIGKILL, panics and aborts in place of an orderly end.
+//! - `bounced`: SIGKILL while a small message is on its way.
 //! - `killer`: SIGKILL at points of the program, chosen by a seed; for hours, if wanted.
 //! - `changer`: reloads, drains and holds between and around kills, chosen by a seed too.
 //! - `churn`: connections that come and go for a long time.
@@ -10,6 +11,7 @@
 //! - `damage`: ledgers and lots that are not what they should be.
 //! - `policy`: when nothing is handed over, and a daemon without a store.
 
+mod bounced;
 mod changed;
 mod changer;
 mod churn;
