@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn means() -> Means {
-        Means::new(Pipes::new(Arc::default()).unwrap(), None)
+        Means::new(Pipes::new(Arc::default()).unwrap(), None).unwrap()
     }
 
     /// A direction to which both ends are ready.

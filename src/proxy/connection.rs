@@ -302,7 +302,7 @@ mod tests {
     fn an_end_that_was_lost_is_said_again_though_the_other_peer_breaks_off() {
         let ((near_client, mut far_client), (near_server, _far_server)) = (tcp_pair(), tcp_pair());
         let peer = Peer::Tcp(far_client.local_addr().unwrap());
-        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None);
+        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None).unwrap();
         far_client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
         far_client.shutdown(std::net::Shutdown::Write).unwrap();
         let mut connection = Connection::new(1, near_client, peer, 0, 0);
@@ -319,7 +319,7 @@ mod tests {
         let (near_client, far_client) = tcp_pair();
         let (near_server, far_server) = tcp_pair();
         let peer = Peer::Tcp(far_client.local_addr().unwrap());
-        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None);
+        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None).unwrap();
         (&far_server).write_all(b"an answer").unwrap();
         ends::reset_on_close(far_client.as_fd());
         drop(far_client);
@@ -338,7 +338,7 @@ mod tests {
     fn a_reset_that_a_read_met_stands_in_the_record() {
         let ((near_client, far_client), (near_server, _far_server)) = (tcp_pair(), tcp_pair());
         let peer = Peer::Tcp(far_client.local_addr().unwrap());
-        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None);
+        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None).unwrap();
         ends::reset_on_close(far_client.as_fd());
         drop(far_client);
         let mut connection = Connection::new(1, near_client, peer, 0, 0);
@@ -357,7 +357,7 @@ mod tests {
     fn a_write_that_meets_a_reset_makes_the_end_of_the_other_direction_one() {
         let (near_client, far_client) = tcp_pair();
         let (near_server, far_server) = tcp_pair();
-        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None);
+        let mut means = Means::new(Pipes::new(Arc::default()).unwrap(), None).unwrap();
         let (mut up, mut down) = (Half::default(), Half::default());
         (&far_client).write_all(b"a request").unwrap();
         ends::reset_on_close(far_server.as_fd());

@@ -6,7 +6,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
@@ -18,6 +17,7 @@ use crate::fault;
 use crate::handover::buffer::{self, Buffer};
 use crate::handover::keeper::Keeper;
 use crate::handover::lot::Lots;
+use crate::sys::memory::{self, Mapping};
 use crate::sys::pipe::Pipe;
 use crate::sys::rights;
 
@@ -39,8 +39,8 @@ pub fn room(fd_limit: u64, workers: usize) -> u32 {
 pub(super) struct Means {
     pub pipes: Pipes,
     pub parking: Option<Parking>,
-    /// The buffer where there is no ledger with one.
-    own_buffer: Vec<AtomicU64>,
+    /// The buffer where there is no ledger with one. What is never touched costs nothing.
+    own_buffer: Mapping,
 }
 
 /// A worker's lots.
@@ -97,16 +97,18 @@ impl Item {
 }
 
 impl Means {
-    pub fn new(pipes: Pipes, parking: Option<Parking>) -> Means {
-        let own = if parking.is_none() { buffer::WORDS } else { 0 };
-        Means { pipes, parking, own_buffer: (0..own).map(|_| AtomicU64::new(0)).collect() }
+    /// # Errors
+    /// The system refuses the memory for a buffer.
+    pub fn new(pipes: Pipes, parking: Option<Parking>) -> Result<Means, Errno> {
+        let file = memory::new_file(c"drained-buffer")?;
+        Ok(Means { pipes, parking, own_buffer: Mapping::new(file.as_fd(), 0, buffer::WORDS)? })
     }
 
     /// What small messages go through.
     pub fn buffer(&self) -> Buffer<'_> {
         match &self.parking {
             Some(parking) => parking.keeper.ledger.buffer(parking.worker),
-            None => Buffer::of(&self.own_buffer),
+            None => Buffer::of(self.own_buffer.words()),
         }
     }
 

@@ -128,7 +128,7 @@ pub fn run(
         lots: lock(&fleet.lots[index]).take().unwrap_or_default(),
         free: Vec::new(),
     });
-    let mut means = Means::new(pipes, parking);
+    let mut means = Means::new(pipes, parking).map_err(|e| Error::system("making a buffer", e))?;
     means.pipes.keys().into_iter().for_each(|pipe| means.park_pipe(pipe, false));
     let mut worker = Worker {
         plans: vec![None; roster.size()],

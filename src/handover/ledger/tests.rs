@@ -1,5 +1,6 @@
 //! Tests of the ledger: what is written is read, and what anybody may have written does no harm.
 
+use super::super::buffer::Counts;
 use super::super::record::{Flags, Live, NO_UPSTREAM, State};
 use super::*;
 use crate::sys::socket::Peer;
@@ -50,6 +51,28 @@ fn a_ledger_is_read_as_it_was_written() {
     assert_eq!((left.lots, left.records.len()), (vec![lot], 3));
     ledger.slot(1).unwrap().free();
     assert_eq!(ids(&ledger), [1, 3]);
+}
+
+#[test]
+fn each_worker_has_a_buffer_that_is_found() {
+    let ledger = ledger(None, 1..4);
+    ledger.begin();
+    for worker in 0..2 {
+        ledger.buffer(worker).begin(Counts { read: 7, written: worker as u32 });
+    }
+    let left = read(ledger.file()).unwrap();
+    let buffer = |worker: u64| {
+        let mut words = [0; buffer::WORDS];
+        words[0] = 7 << 32 | worker;
+        LeftBuffer::of(&words)
+    };
+    assert_eq!((left.buffers, left.records.len()), (vec![buffer(0), buffer(1)], 3));
+    // An earlier version has none, and a later one may have others.
+    for words in [0, buffer::WORDS as u64 + 8] {
+        ledger.area.words()[HEAD_BUFFER].store(words, Ordering::Relaxed);
+        let left = read(ledger.file()).unwrap();
+        assert_eq!((left.buffers.len(), left.records.len()), (0, 3));
+    }
 }
 
 #[test]
