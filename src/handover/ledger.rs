@@ -2,7 +2,7 @@
 //!
 //! It is mapped, and the workers store into it while they work; no system call is needed. The file
 //! has a header and areas. One area is current: it has the names of proxies and upstreams, the lots,
-//! and the records. A new incarnation writes an area of its own beside the one that it found, and one
+//! the records, and a buffer a worker. A new incarnation writes an area of its own beside the one that it found, and one
 //! store in the header makes it current: before it the old area holds, after it the new one.
 //!
 //! What another process wrote is read with pread(2) and trusted in nothing.

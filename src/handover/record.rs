@@ -76,9 +76,9 @@ impl Flags {
     /// The upstream has not taken the connection yet.
     pub const CONNECTING: Flags = Flags(1 << 2);
     /// System calls are under way that may tell once what they never tell again: an error of a socket,
-    /// bytes that pass through user memory.
+    /// a byte that passes through memory of the process alone.
     pub const WORKING: Flags = Flags(1 << 3);
-    /// A byte of urgent data passes through user memory.
+    /// A byte of urgent data passes through memory of the process alone.
     pub const URGENT: Flags = Flags(1 << 4);
     /// A sink refused bytes: the end must be a reset.
     pub const BROKEN: Flags = Flags(1 << 5);
@@ -158,7 +158,8 @@ pub struct Record {
     pub last: u64,
     /// Bytes that went to the upstream and to the client.
     pub bytes: [u64; 2],
-    /// The inodes of the pipes of both directions; 0 where there is none.
+    /// The inodes of the pipes of both directions, or the [numbers](super::buffer::number) of the buffers in place of
+    /// them; 0 where there is none.
     pub pipes: [u64; 2],
 }
 
@@ -224,7 +225,7 @@ pub fn is_damaged(words: &[u64; WORDS]) -> bool {
 
 /// The stores that a connection makes while it lives. Each leaves a valid record.
 pub trait Live {
-    /// Bytes may be in this pipe from now on. To be said before they are.
+    /// Bytes may be in this pipe or buffer from now on. To be said before they are.
     fn bind(&self, way: Way, pipe: u64);
     /// None are in it any more. To be said before it is anybody else's.
     fn unbind(&self, way: Way);

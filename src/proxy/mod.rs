@@ -1,7 +1,8 @@
 //! The proxy: listeners, workers, relays, and the drain of protocol `tcp`.
 //!
 //! A [`Fleet`] holds what all workers share; [`run_worker`] is the body of a worker's thread. No
-//! byte of a peer enters user memory: it moves by splice(2) from socket to pipe to socket.
+//! byte of a peer is in memory that dies with the process: bulk moves by splice(2) from socket to pipe to socket,
+//! and small messages through a buffer in the ledger's file.
 
 mod accept;
 mod bounce;
