@@ -139,8 +139,12 @@ impl Contender {
         for address in [listen.echo, listen.source, listen.sink] {
             contender.wait_for(address)?;
         }
-        contender.fresh = meter::memory(&contender.pids());
         Ok(contender)
+    }
+
+    /// Notes what memory it has before the first connection.
+    pub fn begin(&mut self) {
+        self.fresh = meter::memory(&self.pids());
     }
 
     fn wait_for(&mut self, address: SocketAddr) -> Result<(), Box<dyn Error>> {

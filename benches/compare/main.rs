@@ -84,7 +84,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     if is_bound {
         meter::pin(OF_LOAD)?;
     }
-    let contenders = start(&options, is_bound.then_some(OF_PROXIES), &servers);
+    let mut contenders = start(&options, is_bound.then_some(OF_PROXIES), &servers);
+    // Not before all run: some share the memory of their program.
+    contenders.iter_mut().for_each(Contender::begin);
     let tasks = tasks::ALL.iter().filter(|task| !options.quick || task.core);
     let tasks: Vec<_> = tasks.filter(|task| task.name.starts_with(&options.only)).collect();
     let setting = Setting {

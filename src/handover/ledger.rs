@@ -21,7 +21,7 @@ use crate::sys::memory::{self, Mapping, PAGE};
 use crate::{Error, Result};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"drained\0");
-/// Raised with every change of the layout.
+/// Raised with every change of the layout that another version would take for something else.
 const VERSION: u64 = 1;
 /// The same layout once the names stand elsewhere than at the beginning of their place, after a reload.
 const VERSION_RENAMED: u64 = 2;
@@ -282,8 +282,8 @@ pub struct Left {
     pub damaged: u64,
     /// Its lots.
     pub lots: Vec<LotEntry>,
-    /// Its workers' buffers.
-    pub buffers: Vec<LeftBuffer>,
+    /// Where its workers' buffers are in the file.
+    pub buffers: Range<u64>,
     /// When it was asked to stop, in milliseconds of CLOCK_MONOTONIC; None: it was not asked.
     pub stopped: Option<u64>,
     /// Its last sign of life, on the same clock.
@@ -325,10 +325,6 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
     let lots = head[HEAD_LOTS].min(most_lots(workers) as u64) as usize;
     let lots = file.words(at(layout.lots), lots * LOT)?;
     let alive = file.words(at(layout.alive), workers as usize * ALIVE)?;
-    let buffers = match head[HEAD_BUFFER] as usize == buffer::WORDS {
-        true => file.words(at(layout.buffers), workers as usize * buffer::WORDS).unwrap_or_default(),
-        false => Vec::new(),
-    };
     let (first, length) = match head[HEAD_NAMES_NOW] {
         0 => (0, names),
         now => (now >> 32, now & u64::from(u32::MAX)),
@@ -347,7 +343,11 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
             .map(|&[near, far, worker]| LotEntry { near, far, worker })
             .filter(|lot| lot.near != 0)
             .collect(),
-        buffers: buffers.as_chunks().0.iter().map(LeftBuffer::of).collect(),
+        buffers: match head[HEAD_BUFFER] == buffer::WORDS as u64 {
+            true => at(layout.buffers)..at(layout.end),
+            // Of an earlier version, or a later one.
+            false => 0..0,
+        },
         stopped: Some(header[HEADER_STOPPED]).filter(|at| *at != 0),
         alive: alive.iter().step_by(ALIVE).copied().max().unwrap_or_default(),
         area: offset..offset + layout.bytes(),
@@ -368,6 +368,39 @@ pub fn read(file: BorrowedFd<'_>) -> Result<Left, Unreadable> {
         }
     }
     Ok(left)
+}
+
+/// The buffers that the workers left, in the ledger's file.
+#[derive(Default)]
+pub struct Buffers {
+    file: Option<Reader>,
+    place: Range<u64>,
+}
+
+impl Buffers {
+    /// Those that stand there. Where the file cannot be had again there are none.
+    pub fn of(file: BorrowedFd<'_>, place: Range<u64>) -> Buffers {
+        Buffers { file: Reader::of(file).ok(), place }
+    }
+
+    /// What stands before the message in the one of a worker.
+    pub fn head(&self, worker: usize) -> Option<LeftBuffer> {
+        Some(LeftBuffer::of(&self.file.as_ref()?.array(self.at(worker)?).ok()?))
+    }
+
+    /// Bytes of the message.
+    pub fn bytes(&self, worker: usize, bytes: Range<usize>) -> Option<Vec<u8>> {
+        let first = bytes.start / 8;
+        let at = self.at(worker)? + (buffer::DATA + first) as u64 * 8;
+        let words = self.file.as_ref()?.words(at, bytes.end.div_ceil(8) - first).ok()?;
+        let all = words.into_iter().flat_map(u64::to_ne_bytes);
+        Some(all.skip(bytes.start % 8).take(bytes.len()).collect())
+    }
+
+    fn at(&self, worker: usize) -> Option<u64> {
+        let at = self.place.start.checked_add((worker as u64).checked_mul(buffer::WORDS as u64 * 8)?)?;
+        self.place.contains(&at).then_some(at)
+    }
 }
 
 struct Reader(File);

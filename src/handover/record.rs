@@ -5,7 +5,7 @@
 //! same at rest. Reading trusts nothing: any words give a record or None.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Release};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::Release};
 
 use crate::sys::socket::Peer;
 
@@ -225,6 +225,8 @@ pub fn is_damaged(words: &[u64; WORDS]) -> bool {
 
 /// The stores that a connection makes while it lives. Each leaves a valid record.
 pub trait Live {
+    /// The connection's number.
+    fn id(&self) -> u64;
     /// Bytes may be in this pipe or buffer from now on. To be said before they are.
     fn bind(&self, way: Way, pipe: u64);
     /// None are in it any more. To be said before it is anybody else's.
@@ -244,6 +246,10 @@ pub trait Live {
 }
 
 impl Live for Slot {
+    fn id(&self) -> u64 {
+        self[ID].load(Relaxed)
+    }
+
     fn bind(&self, way: Way, pipe: u64) {
         self[PIPES + way as usize].store(pipe, Release);
     }
@@ -258,12 +264,10 @@ impl Live for Slot {
     }
 
     fn add_flags(&self, flags: Flags) {
-        use std::sync::atomic::Ordering::Relaxed;
         self[HEAD].store(self[HEAD].load(Relaxed) | u64::from(flags.0) << FLAGS, Release);
     }
 
     fn change_flags(&self, from: Flags, to: Flags) {
-        use std::sync::atomic::Ordering::Relaxed;
         let without = self[HEAD].load(Relaxed) & !(u64::from(from.0) << FLAGS);
         self[HEAD].store(without | u64::from(to.0) << FLAGS, Release);
     }

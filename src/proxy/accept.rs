@@ -155,8 +155,13 @@ impl Worker {
                 let why = "max_connections or the file descriptor limit is reached";
                 return self.wait_for_room(index, self.now, why);
             }
+            let may_be_early = door.listener.has_early_clients.load(Relaxed);
             let errno = match socket::accept(door.listener.as_fd()) {
                 Ok((client, peer)) => {
+                    if may_be_early && matches!(peer, Peer::Tcp(_)) {
+                        // One that is gone by now says so when it is read.
+                        let _ = socket::prepare_client(&client);
+                    }
                     self.say_resumed(index);
                     self.open(proxy, client, peer);
                     continue;
@@ -215,6 +220,9 @@ impl Worker {
     }
 
     fn backlog_is_empty(&mut self, index: usize) {
+        if let Some(Some(door)) = self.doors.get(index) {
+            door.listener.has_early_clients.store(false, Relaxed);
+        }
         if let Some(Some(Door { closing: Some(_), .. })) = self.doors.get(index) {
             self.shut_door(index);
         }

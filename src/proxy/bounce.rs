@@ -60,9 +60,13 @@ impl Half {
         matches!(self.origin, Origin::Known(_))
     }
 
-    /// A read into a pipe has brought so many bytes.
-    pub(super) fn has_filled(&mut self, n: usize) {
-        self.bulky = if n >= BYTES { BULKY } else { self.bulky.saturating_sub(1) };
+    /// A read into a pipe has brought so many bytes, of which it takes `capacity` at the most.
+    pub(super) fn has_filled(&mut self, n: usize, capacity: u32) {
+        self.bulky = match n {
+            0 => self.bulky,
+            n if n >= BYTES.min(capacity as usize) => BULKY,
+            _ => self.bulky.saturating_sub(1),
+        };
     }
 
     /// Moves one message, if there is one, and at most what the buffer and a pipe take.
@@ -76,7 +80,9 @@ impl Half {
         let buffer = means.buffer();
         let most = means.pipes.spare_capacity().min(BYTES);
         if let (Some(Place { slot, way, .. }), Origin::Known(origin)) = (place, self.origin) {
-            buffer.begin(origin.after(self.flow.bytes));
+            let counts = origin.after(self.flow.bytes);
+            debug_assert!(Counts::of(source, sink).is_none_or(|told| told == counts), "{counts:?}");
+            buffer.begin(counts, (slot.id(), way));
             slot.bind(way, means.buffer_number());
         }
         fault::pass("bounce-bound");
@@ -152,11 +158,13 @@ mod tests {
 
     use nix::sys::socket::{setsockopt, sockopt};
 
-    /// A TCP connection between two sockets of this process, the first non-blocking.
+    /// A TCP connection between two sockets of this process, the first as the daemon has them.
     fn tcp_pair() -> (OwnedFd, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (socket::accept(listener.as_fd()).unwrap().0, far)
+        let near = socket::accept(listener.as_fd()).unwrap().0;
+        socket::prepare_client(&near).unwrap();
+        (near, far)
     }
 
     fn means() -> Means {

@@ -14,6 +14,7 @@ use super::pipes::Taken;
 use super::slab::Key;
 use crate::fault;
 use crate::handover::record::{Flags, Live, Slot, Way};
+use crate::sys::pipe::Pipe;
 use crate::sys::{ends, socket};
 
 /// How many moves a direction gets before others have their turn.
@@ -139,7 +140,8 @@ impl Half {
                 self.before_reading(source, place);
                 let filled = self.fill(source, means, place);
                 fault::pass("relay-filled");
-                self.has_filled(filled.unwrap_or_default());
+                let capacity = self.pipe.and_then(|pipe| means.pipes.get(pipe)).map_or(0, Pipe::capacity);
+                self.has_filled(filled.unwrap_or_default(), capacity);
                 let has_room = filled.is_ok_and(|n| self.has_room_after(n, means));
                 self.has_read(filled, source, place, has_room)?;
             }

@@ -27,6 +27,8 @@ pub struct Listener {
     pub(super) address: ListenAddress,
     /// It belongs to a .socket unit: systemd keeps it open and its backlog waits for the next start.
     pub passed: bool,
+    /// In its backlog may be clients from before it had our options, which they lack.
+    pub(super) has_early_clients: AtomicBool,
     file: Option<SocketFile>,
     keep_file: AtomicBool,
     /// Fields are dropped in their order: when this one is, the socket is closed and its file removed.
@@ -51,8 +53,8 @@ struct SocketFile {
 impl Listener {
     fn new(address: ListenAddress, fd: OwnedFd, passed: bool, file: Option<SocketFile>) -> Listener {
         let name = socket::local_name(fd.as_fd());
-        let keep_file = AtomicBool::new(false);
-        Listener { fd, name, address, passed, file, keep_file, open: Arc::new(()) }
+        let (has_early_clients, keep_file) = (AtomicBool::new(passed), AtomicBool::new(false));
+        Listener { fd, name, address, passed, has_early_clients, file, keep_file, open: Arc::new(()) }
     }
 
     /// What knows when this one is closed, and doesn't keep it open.

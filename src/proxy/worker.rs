@@ -129,6 +129,7 @@ pub fn run(
         free: Vec::new(),
     });
     let mut means = Means::new(pipes, parking).map_err(|e| Error::system("making a buffer", e))?;
+    means.buffer().populate();
     means.pipes.keys().into_iter().for_each(|pipe| means.park_pipe(pipe, false));
     let mut worker = Worker {
         plans: vec![None; roster.size()],

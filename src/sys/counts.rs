@@ -5,32 +5,33 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::socket;
 
 /// How many bytes were ever read from a TCP connection, but for a constant and modulo 2^32. None: it is no TCP
-/// connection, one that is over, or one to which our end was said.
+/// connection with urgent data in its place, one that is over, or one to which our end was said.
 pub fn bytes_read(fd: BorrowedFd<'_>) -> Option<u32> {
-    settled(fd, |info| info.received.wrapping_sub(socket::unread(fd)))
+    settled(fd, |info| info.received, |received| received.wrapping_sub(socket::unread(fd)))
 }
 
 /// How many bytes were ever written to a TCP connection, in the same way.
 pub fn bytes_written(fd: BorrowedFd<'_>) -> Option<u32> {
-    settled(fd, |info| info.acked.wrapping_add(socket::unsent(fd)))
+    settled(fd, |info| info.acked, |acked| acked.wrapping_add(socket::unsent(fd)))
 }
 
 /// How often the network may interfere between two questions.
 const TRIES: u32 = 1_000;
 
 /// A count that does not change by what the network does, out of one that does and the length of a queue.
-fn settled(fd: BorrowedFd<'_>, count: impl Fn(&Info) -> u32) -> Option<u32> {
-    if !is_plain_tcp(fd) {
+fn settled(fd: BorrowedFd<'_>, which: fn(Info) -> u32, settle: impl Fn(u32) -> u32) -> Option<u32> {
+    if !is_countable(fd) {
         return None;
     }
-    let mut before = Info::of(fd)?;
+    let mut before = which(Info::of(fd)?);
     for _ in 0..TRIES {
-        let count = count(&before);
-        let after = Info::of(fd)?;
+        let count = settle(before);
+        let after = which(Info::of(fd)?);
         if after == before {
             return Some(count);
         }
@@ -39,15 +40,13 @@ fn settled(fd: BorrowedFd<'_>, count: impl Fn(&Info) -> u32) -> Option<u32> {
     None
 }
 
-/// Multipath TCP tells the counts of one of its paths.
-fn is_plain_tcp(fd: BorrowedFd<'_>) -> bool {
-    let mut protocol: libc::c_int = 0;
-    let result = option(fd, (libc::SOL_SOCKET, libc::SO_PROTOCOL), &mut protocol);
-    result.is_ok() && protocol == libc::IPPROTO_TCP
+/// Multipath TCP tells the counts of one of its paths, and urgent data out of its place is in no count.
+fn is_countable(fd: BorrowedFd<'_>) -> bool {
+    option(fd, (libc::SOL_SOCKET, libc::SO_PROTOCOL)) == Ok(libc::IPPROTO_TCP)
+        && getsockopt(&fd, sockopt::OobInline) == Ok(true)
 }
 
 /// What TCP_INFO tells, see tcp(7) and linux/tcp.h.
-#[derive(PartialEq, Eq)]
 struct Info {
     /// Bytes that the peer has acknowledged (tcpi_bytes_acked).
     acked: u32,
@@ -60,9 +59,7 @@ const TCP_CLOSE_WAIT: u8 = 8;
 
 impl Info {
     fn of(fd: BorrowedFd<'_>) -> Option<Info> {
-        // SAFETY: numbers, of which any bits are one.
-        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-        option(fd, (libc::IPPROTO_TCP, libc::TCP_INFO), &mut info).ok()?;
+        let info: libc::tcp_info = option(fd, (libc::IPPROTO_TCP, libc::TCP_INFO)).ok()?;
         // Linux counts the FIN of the peer as a byte that has come, and not as one that waits to be read.
         let fin = match info.tcpi_state {
             TCP_ESTABLISHED => 0,
@@ -75,25 +72,30 @@ impl Info {
     }
 }
 
-/// Reads a socket option made of numbers.
-fn option<T>(
-    fd: BorrowedFd<'_>,
-    (level, name): (libc::c_int, libc::c_int),
-    value: &mut T,
-) -> Result<(), Errno> {
-    let mut length = size_of_val(value) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, those of the value to which the pointer points, and who calls
-    // this reads numbers, of which any bits are one. nix has neither option.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, std::ptr::from_mut(value).cast(), &mut length)
-    };
-    Errno::result(result).map(|_| ())
+/// What may be read as a socket option.
+trait Numbers: Sized {}
+impl Numbers for libc::c_int {}
+impl Numbers for libc::tcp_info {}
+
+/// Reads a socket option; EINVAL where the kernel knows less of it.
+fn option<T: Numbers>(fd: BorrowedFd<'_>, (level, name): (libc::c_int, libc::c_int)) -> Result<T, Errno> {
+    // SAFETY: numbers, of which any bits are one: nothing else is `Numbers`.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let size = size_of::<T>() as libc::socklen_t;
+    let mut length = size;
+    // SAFETY: the kernel writes at most `length` bytes, those of the value to which the pointer points. nix has
+    // neither option.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &mut length) };
+    Errno::result(result)?;
+    if length < size { Err(Errno::EINVAL) } else { Ok(value) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::ends;
+    use nix::sys::socket::setsockopt;
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::AsFd;
@@ -112,7 +114,11 @@ mod tests {
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (listener.accept().unwrap().0, far)
+        let near = listener.accept().unwrap().0;
+        for end in [&near, &far] {
+            setsockopt(end, sockopt::OobInline, &true).unwrap();
+        }
+        (near, far)
     }
 
     #[test]
@@ -165,6 +171,10 @@ mod tests {
         let (near, _far) = UnixStream::pair().unwrap();
         assert_eq!(told(near.as_fd()), (None, None));
         let (near, far) = pair();
+        setsockopt(&near, sockopt::OobInline, &false).unwrap();
+        assert_eq!(told(near.as_fd()), (None, None));
+        setsockopt(&near, sockopt::OobInline, &true).unwrap();
+        assert!(told(near.as_fd()).0.is_some() && told(near.as_fd()).1.is_some());
         near.shutdown(Shutdown::Write).unwrap();
         assert_eq!(told(near.as_fd()), (None, None));
         let (near, reset) = pair();

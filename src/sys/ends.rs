@@ -84,6 +84,11 @@ pub fn is_closed_without_error(fd: BorrowedFd<'_>) -> bool {
     is_closed && !found.error
 }
 
+/// A TCP connection that is none any more: nothing can be written to it.
+pub fn is_closed(fd: BorrowedFd<'_>) -> bool {
+    is_tcp(fd).unwrap_or(false) && tcp_state(fd) == Some(TCP_CLOSE)
+}
+
 /// What poll(2) tells of both ends. nix has no POLLRDHUP, and nothing to tell where it is set.
 fn look(fd: BorrowedFd<'_>) -> Look {
     let mut fd = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };

@@ -97,6 +97,11 @@ pub fn prepare_listener(listener: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Gives a client the options that those have who came to a listener of ours.
+pub fn prepare_client(client: &OwnedFd) -> Result<(), Errno> {
+    tune(client)
+}
+
 /// True for a stream socket that listens, whatever its family.
 pub fn is_listening_stream(fd: BorrowedFd<'_>) -> bool {
     matches!(getsockopt(&fd, sockopt::SockType), Ok(SockType::Stream))

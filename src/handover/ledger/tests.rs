@@ -1,7 +1,7 @@
 //! Tests of the ledger: what is written is read, and what anybody may have written does no harm.
 
 use super::super::buffer::Counts;
-use super::super::record::{Flags, Live, NO_UPSTREAM, State};
+use super::super::record::{Flags, Live, NO_UPSTREAM, State, Way};
 use super::*;
 use crate::sys::socket::Peer;
 
@@ -58,21 +58,29 @@ fn each_worker_has_a_buffer_that_is_found() {
     let ledger = ledger(None, 1..4);
     ledger.begin();
     for worker in 0..2 {
-        ledger.buffer(worker).begin(Counts { read: 7, written: worker as u32 });
+        ledger.buffer(worker).begin(Counts { read: 7, written: worker as u32 }, (5, Way::ToClient));
     }
+    let message = u64::from_ne_bytes(*b"abcdefgh");
+    let at = ledger.layout.buffers + buffer::WORDS + buffer::DATA;
+    ledger.area.words()[at].store(message, Ordering::Relaxed);
     let left = read(ledger.file()).unwrap();
-    let buffer = |worker: u64| {
-        let mut words = [0; buffer::WORDS];
-        words[0] = 7 << 32 | worker;
+    let buffers = Buffers::of(ledger.file(), left.buffers.clone());
+    let head = |worker: u64| {
+        let mut words = [0; buffer::DATA];
+        (words[0], words[1]) = (7 << 32 | worker, 5 << 1 | 1);
         LeftBuffer::of(&words)
     };
-    assert_eq!((left.buffers, left.records.len()), (vec![buffer(0), buffer(1)], 3));
+    assert_eq!([0, 1, 2].map(|worker| buffers.head(worker)), [Some(head(0)), Some(head(1)), None]);
+    assert_eq!(buffers.bytes(1, 2..7), Some(b"cdefg".to_vec()));
+    assert_eq!(buffers.bytes(1, 7..9), Some(b"h\0".to_vec()));
+    assert_eq!((buffers.bytes(usize::MAX, 0..1), buffers.bytes(2, 0..1)), (None, None));
     // An earlier version has none, and a later one may have others.
     for words in [0, buffer::WORDS as u64 + 8] {
         ledger.area.words()[HEAD_BUFFER].store(words, Ordering::Relaxed);
         let left = read(ledger.file()).unwrap();
-        assert_eq!((left.buffers.len(), left.records.len()), (0, 3));
+        assert_eq!((left.buffers, left.records.len()), (0..0, 3));
     }
+    assert_eq!(Buffers::of(ledger.file(), 0..0).head(0), None);
 }
 
 #[test]

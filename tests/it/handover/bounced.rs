@@ -38,7 +38,12 @@ impl Killed {
         }
         store.daemon().signal(nix::sys::signal::Signal::SIGKILL);
         store.wait_killed();
-        store.spawn(Setup::new(&config).env("DRAINED_TEST_FAULT", &format!("kill:{point}:1")));
+        // What it has moved itself counts as well: two talks are two messages each way.
+        let nth = 1 + 2 * earlier;
+        store.spawn(Setup::new(&config).env("DRAINED_TEST_FAULT", &format!("kill:{point}:{nth}")));
+        for _ in 0..earlier {
+            talk(&client, &server);
+        }
         let (mut from, to) = if upwards { (client, server) } else { (server, client) };
         from.write_all(MESSAGE).unwrap();
         store.wait_killed();

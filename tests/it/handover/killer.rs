@@ -216,7 +216,7 @@ impl Run<'_> {
                 let most = match name.split('-').next() {
                     Some("start") => 1,
                     Some("lot") => 2,
-                    Some("relay") => 1 << dice.below(12),
+                    Some("relay" | "bounce") => 1 << dice.below(12),
                     _ => 1 << dice.below(6),
                 };
                 Doom::Point { name, pass: 1 + dice.below(most) }

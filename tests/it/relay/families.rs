@@ -1,7 +1,10 @@
 //! TCP over IPv4 and IPv6, UNIX sockets by path and abstract name, and passed listeners.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{MsgFlags, send};
 
 use crate::support::drained::Setup;
 use crate::support::peers::{Ended, Listener, connect, end_of, read_to_end, talk};
@@ -66,6 +69,25 @@ fn a_passed_listener_is_found_by_its_name() {
         }
         drained.stop();
     }
+}
+
+/// Who starts the service by coming came before it could give its listener options.
+#[test]
+fn a_client_from_before_the_start_has_what_all_have() {
+    let (upstream, passed) = (Listener::new(), Listener::on("127.0.0.1:0"));
+    let clients = [(); 3].map(|()| connect(&passed.address));
+    let config = format!("[proxy.p]\nlisten = \"systemd:web\"\nupstream = \"{}\"\n", upstream.address);
+    let drained = Setup::new(&config).passed(&passed.fd, "web").start();
+    for mut client in &clients {
+        let mut server = upstream.accept();
+        client.write_all(b"abc").unwrap();
+        send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+        client.write_all(b"def").unwrap();
+        let mut bytes = [0; 7];
+        server.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"abc!def");
+    }
+    drained.stop();
 }
 
 #[test]

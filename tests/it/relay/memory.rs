@@ -95,10 +95,11 @@ fn no_byte_of_a_peer_stays_in_the_memory_of_the_daemon() {
         crate::support::peers::send(&client, &server, secret);
         crate::support::peers::send(&server, &client, secret);
     }
-    assert!(!is_in_memory(&drained, secret));
+    // The worker may still be about to overwrite the last one, which has arrived.
+    until("the last one is forgotten", || !is_in_memory(&drained, secret));
     // And while a pipe is full of it.
     (&server).write_all(&secret.repeat(1_000)).unwrap();
     stuff(&server, Duration::from_millis(100));
     assert!(is_in_memory(&drained, b"a-name-to-be-found"), "the search finds what is there");
-    assert!(!is_in_memory(&drained, secret));
+    until("the last one is forgotten", || !is_in_memory(&drained, secret));
 }
