@@ -1,13 +1,12 @@
 //! How many bytes went through a TCP connection, as the kernel counts them: whoever takes it over learns from that
 //! what its last owner came to.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::socket;
+use super::{option, socket};
 
 /// How many bytes were ever read from a TCP connection, but for a constant and modulo 2^32. None: it is no TCP
 /// connection with urgent data in its place, one that is over, or one to which our end was said.
@@ -42,7 +41,7 @@ fn settled(fd: BorrowedFd<'_>, which: fn(Info) -> u32, settle: impl Fn(u32) -> u
 
 /// Multipath TCP tells the counts of one of its paths, and urgent data out of its place is in no count.
 fn is_countable(fd: BorrowedFd<'_>) -> bool {
-    option(fd, (libc::SOL_SOCKET, libc::SO_PROTOCOL)) == Ok(libc::IPPROTO_TCP)
+    option::get(fd, (libc::SOL_SOCKET, libc::SO_PROTOCOL)) == Ok(libc::IPPROTO_TCP)
         && getsockopt(&fd, sockopt::OobInline) == Ok(true)
 }
 
@@ -59,7 +58,7 @@ const TCP_CLOSE_WAIT: u8 = 8;
 
 impl Info {
     fn of(fd: BorrowedFd<'_>) -> Option<Info> {
-        let info: libc::tcp_info = option(fd, (libc::IPPROTO_TCP, libc::TCP_INFO)).ok()?;
+        let info: libc::tcp_info = option::get(fd, (libc::IPPROTO_TCP, libc::TCP_INFO)).ok()?;
         // Linux counts the FIN of the peer as a byte that has come, and not as one that waits to be read.
         let fin = match info.tcpi_state {
             TCP_ESTABLISHED => 0,
@@ -70,25 +69,6 @@ impl Info {
         let received = (info.tcpi_bytes_received as u32).wrapping_sub(fin);
         Some(Info { acked: info.tcpi_bytes_acked as u32, received })
     }
-}
-
-/// What may be read as a socket option.
-trait Numbers: Sized {}
-impl Numbers for libc::c_int {}
-impl Numbers for libc::tcp_info {}
-
-/// Reads a socket option; EINVAL where the kernel knows less of it.
-fn option<T: Numbers>(fd: BorrowedFd<'_>, (level, name): (libc::c_int, libc::c_int)) -> Result<T, Errno> {
-    // SAFETY: numbers, of which any bits are one: nothing else is `Numbers`.
-    let mut value: T = unsafe { std::mem::zeroed() };
-    let size = size_of::<T>() as libc::socklen_t;
-    let mut length = size;
-    // SAFETY: the kernel writes at most `length` bytes, those of the value to which the pointer points. nix has
-    // neither option.
-    let result =
-        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &mut length) };
-    Errno::result(result)?;
-    if length < size { Err(Errno::EINVAL) } else { Ok(value) }
 }
 
 #[cfg(test)]

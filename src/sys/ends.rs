@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
+use super::option;
 use super::socket::{is_tcp, not_sent, take_error, unread};
 
 /// Sends the FIN: nothing more will be written. An error means that the peer is gone already.
@@ -110,15 +111,9 @@ const TCP_CLOSE: u8 = 7;
 const TCP_LAST_ACK: u8 = 9;
 const TCP_CLOSING: u8 = 11;
 
+/// The first byte of struct tcp_info.
 fn tcp_state(fd: BorrowedFd<'_>) -> Option<u8> {
-    let mut state = 0_u8;
-    let mut len = size_of::<u8>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, the first of struct tcp_info, to which the pointer
-    // points. nix has no such option.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &mut len)
-    };
-    (result == 0).then_some(state)
+    option::get(fd, (libc::IPPROTO_TCP, libc::TCP_INFO)).ok()
 }
 
 /// How the stream of a connection ended, if nothing is left to be read before its end.

@@ -10,6 +10,7 @@ pub mod ends;
 pub mod handshakes;
 pub mod limits;
 pub mod memory;
+mod option;
 pub mod pass;
 pub(crate) mod passed;
 pub mod pipe;

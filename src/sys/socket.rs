@@ -16,6 +16,8 @@ use nix::sys::socket::{
     connect, getpeername, getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 
+use super::option;
+
 /// An address that a socket can be bound or connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -276,20 +278,7 @@ pub fn send_whole(fd: BorrowedFd<'_>, header: &[u8]) -> Result<(), Errno> {
 
 /// A number that no other socket of this machine has had or will have: SO_COOKIE, socket(7).
 pub fn cookie(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
-    let mut cookie: u64 = 0;
-    let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, the eight of the number that the pointer points
-    // to. nix has no such option.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut cookie).cast(),
-            &mut len,
-        )
-    };
-    Errno::result(result).map(|_| cookie)
+    option::get(fd, (libc::SOL_SOCKET, libc::SO_COOKIE))
 }
 
 /// How many bytes stand in the send queue, unsent or not acknowledged: SIOCOUTQ, tcp(7), unix(7).
