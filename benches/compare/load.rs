@@ -13,6 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::awake;
 use crate::meter::Spent;
 use crate::server::{PIECE, swallow};
 
@@ -53,16 +54,17 @@ impl Course<'_> {
         let (mut count, mut latency) = (0, Histogram::new(3)?);
         let warm = Instant::now() + WARM_UP;
         let mut began = None;
+        let spent = || Spent::now(self.pids).without(awake::spent());
         loop {
             let ready = wait(epoll, &mut events)?;
             let now = Instant::now();
             if began.is_none() && now >= warm {
-                began = Some((Spent::now(self.pids), Instant::now()));
+                began = Some((spent(), Instant::now()));
             }
             if let Some((before, began)) = began
                 && now >= began + self.lasts
             {
-                let spent = Spent::now(self.pids).since(before);
+                let spent = spent().since(before);
                 return Ok(Outcome { count, took: began.elapsed(), latency, spent });
             }
             for event in &events[..ready] {

@@ -8,6 +8,7 @@
 //!
 //! `cargo bench --bench compare -- --help` tells the options, `make bench` runs all of it.
 
+mod awake;
 mod contender;
 mod load;
 mod meter;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use awake::Awake;
 use contender::{Contender, Kind};
 use report::{Figures, Setting};
 use server::Servers;
@@ -51,6 +53,9 @@ struct Options {
     /// Workers of each proxy: with one they are bound to the first processor.
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    /// Keep the processors from halting, so that a wake-up costs the same everywhere.
+    #[arg(long)]
+    awake: bool,
     /// Only the core.
     #[arg(long)]
     quick: bool,
@@ -85,6 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         meter::pin(OF_LOAD)?;
     }
     let mut contenders = start(&options, is_bound.then_some(OF_PROXIES), &servers);
+    let _awake = options.awake.then(Awake::start).transpose()?;
     // Not before all run: some share the memory of their program.
     contenders.iter_mut().for_each(Contender::begin);
     let tasks = tasks::ALL.iter().filter(|task| !options.quick || task.core);
@@ -165,12 +171,13 @@ fn measure(tasks: &[&Task], contenders: &[Contender], setting: &Setting) -> Figu
     figures
 }
 
-/// Another one begins each round, and nobody always comes after the same: whoever was before leaves the
-/// processors in some state.
+/// Another one begins each round, and each comes as often after one as after any other, for whoever was before leaves
+/// the machine something to clear up: a balanced Latin square.
 fn in_turn(contenders: &[Contender], round: usize) -> Vec<&Contender> {
-    let mut all: Vec<_> = contenders.iter().collect();
-    all.rotate_left(round % contenders.len().max(1));
-    if round % 2 == 1 {
+    let n = contenders.len();
+    let zigzag = |place: usize| if place % 2 == 1 { place.div_ceil(2) } else { n - place / 2 };
+    let mut all: Vec<_> = (0..n).map(|place| &contenders[(zigzag(place) + round) % n]).collect();
+    if round / n % 2 == 1 {
         all.reverse();
     }
     all

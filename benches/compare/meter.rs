@@ -38,6 +38,11 @@ impl Spent {
         Spent { machine, stolen, processes: pids.iter().map(|pid| time_of(*pid)).sum() }
     }
 
+    /// Had the machine not worked on something for so long.
+    pub fn without(self, other: Duration) -> Spent {
+        Spent { machine: self.machine.saturating_sub(other), ..self }
+    }
+
     pub fn since(self, before: Spent) -> Spent {
         Spent {
             machine: self.machine.saturating_sub(before.machine),
@@ -48,7 +53,7 @@ impl Spent {
 }
 
 /// What its threads have run, as the scheduler counts it, in nanoseconds.
-fn time_of(pid: u32) -> Duration {
+pub fn time_of(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of = |thread: fs::DirEntry| {
         let counts = fs::read_to_string(thread.path().join("schedstat")).ok()?;

@@ -38,6 +38,28 @@ pub(super) struct Door {
     waits: Option<u64>,
     /// It closes when its backlog is empty, at this time at the latest.
     closing: Option<u64>,
+    pace: Pace,
+}
+
+/// How many connections are taken at once by a worker that an event has called. To ask for one where there is none
+/// costs nearly as much as to take one, so the first is taken alone, and twice as many in each turn after one that
+/// may have left some.
+#[derive(Default)]
+struct Pace {
+    /// The turn after the last one that took as many as it might.
+    next_turn: u64,
+    last: usize,
+}
+
+impl Pace {
+    fn most(&mut self, turn: u64) -> usize {
+        let most = if self.next_turn == turn { 2 * self.last } else { 1 };
+        most.min(ACCEPTS_PER_TURN)
+    }
+
+    fn took_all(&mut self, turn: u64, most: usize) {
+        *self = Pace { next_turn: turn + 1, last: most };
+    }
 }
 
 impl Worker {
@@ -57,7 +79,8 @@ impl Worker {
             self.doors.push(None);
             self.doors.len() - 1
         });
-        self.doors[index] = Some(Door { listener, proxy: number, waits: None, closing: None });
+        self.doors[index] =
+            Some(Door { listener, proxy: number, waits: None, closing: None, pace: Pace::default() });
         proxy.listener_opened();
         index
     }
@@ -101,7 +124,15 @@ impl Worker {
 
     /// Somebody stands at a door.
     pub(super) fn answer_door(&mut self, index: usize) {
-        self.accept_some(index);
+        let Some(Some(door)) = self.doors.get_mut(index) else { return };
+        // Those that wait for the end of the backlog come to it.
+        let goes_on = door.closing.is_some() || door.listener.has_early_clients.load(Relaxed);
+        let most = if goes_on { ACCEPTS_PER_TURN } else { door.pace.most(self.turn) };
+        if self.accept_some(index, most)
+            && let Some(Some(door)) = self.doors.get_mut(index)
+        {
+            door.pace.took_all(self.turn, most);
+        }
         if self.has_more_than_its_share() {
             self.stand_back(index);
         }
@@ -135,48 +166,59 @@ impl Worker {
         self.doors.iter().flatten().any(|door| door.waits.or(door.closing).is_some())
     }
 
-    pub(super) fn accept_some(&mut self, index: usize) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(Some(door)) = self.doors.get(index) else { return };
-            let proxy = door.proxy;
-            let scarce_until = self.fleet.scarce_until.load(Relaxed);
-            if scarce_until > self.now {
-                return self.wait_for_room(index, scarce_until, "file descriptors ran out");
-            }
-            if !self.fleet.admit(self.proxy(proxy)) {
-                // Another worker may have looked into an empty backlog just then.
-                if self.fleet.has_room(self.proxy(proxy)) {
-                    continue;
-                }
-                if !socket::is_readable(door.listener.as_fd()) {
-                    // Nobody waits: whoever comes is an event of its own.
-                    return self.backlog_is_empty(index);
-                }
-                let why = "max_connections or the file descriptor limit is reached";
-                return self.wait_for_room(index, self.now, why);
-            }
-            let may_be_early = door.listener.has_early_clients.load(Relaxed);
-            let errno = match socket::accept(door.listener.as_fd()) {
-                Ok((client, peer)) => {
-                    if may_be_early && matches!(peer, Peer::Tcp(_)) {
-                        // One that is gone by now says so when it is read.
-                        let _ = socket::prepare_client(&client);
-                    }
-                    self.say_resumed(index);
-                    self.open(proxy, client, peer);
-                    continue;
-                }
-                Err(errno) => errno,
-            };
-            self.fleet.not_admitted(self.proxy(proxy));
-            let why = match errno {
-                Errno::EAGAIN => return self.backlog_is_empty(index),
-                Errno::EMFILE | Errno::ENFILE => "file descriptors ran out",
-                Errno::ENOBUFS | Errno::ENOMEM => "memory ran out",
-                errno => errno.desc(),
-            };
-            return self.wait_for_room(index, self.now + RETRY_SCARCE, why);
+    /// Takes in so many connections at the most. False: there were fewer, or no room.
+    fn accept_some(&mut self, index: usize, most: usize) -> bool {
+        (0..most).all(|_| self.accept_one(index))
+    }
+
+    /// False: nobody else is to be taken in now.
+    fn accept_one(&mut self, index: usize) -> bool {
+        let Some(Some(door)) = self.doors.get(index) else { return false };
+        let proxy = door.proxy;
+        let scarce_until = self.fleet.scarce_until.load(Relaxed);
+        if scarce_until > self.now {
+            self.wait_for_room(index, scarce_until, "file descriptors ran out");
+            return false;
         }
+        if !self.fleet.admit(self.proxy(proxy)) {
+            // Another worker may have looked into an empty backlog just then.
+            if self.fleet.has_room(self.proxy(proxy)) {
+                return true;
+            }
+            if socket::is_readable(door.listener.as_fd()) {
+                let why = "max_connections or the file descriptor limit is reached";
+                self.wait_for_room(index, self.now, why);
+            } else {
+                // Nobody waits: whoever comes is an event of its own.
+                self.backlog_is_empty(index);
+            }
+            return false;
+        }
+        let may_be_early = door.listener.has_early_clients.load(Relaxed);
+        let errno = match socket::accept(door.listener.as_fd()) {
+            Ok((client, peer)) => {
+                if may_be_early && matches!(peer, Peer::Tcp(_)) {
+                    // One that is gone by now says so when it is read.
+                    let _ = socket::prepare_client(&client);
+                }
+                self.say_resumed(index);
+                self.open(proxy, client, peer);
+                return true;
+            }
+            Err(errno) => errno,
+        };
+        self.fleet.not_admitted(self.proxy(proxy));
+        let why = match errno {
+            Errno::EAGAIN => {
+                self.backlog_is_empty(index);
+                return false;
+            }
+            Errno::EMFILE | Errno::ENFILE => "file descriptors ran out",
+            Errno::ENOBUFS | Errno::ENOMEM => "memory ran out",
+            errno => errno.desc(),
+        };
+        self.wait_for_room(index, self.now + RETRY_SCARCE, why);
+        false
     }
 
     /// Says that a listener which waited takes in connections again, when that is seen and well
@@ -255,7 +297,7 @@ impl Worker {
                         "DRAINED_PROXY" => &proxy.config.name);
                     self.shut_door(index);
                 } else {
-                    self.accept_some(index);
+                    self.accept_some(index, ACCEPTS_PER_TURN);
                 }
             } else if again {
                 door.waits = None;
@@ -279,7 +321,7 @@ impl Worker {
             self.shut_door(index);
         } else {
             door.closing = Some(until);
-            self.accept_some(index);
+            self.accept_some(index, ACCEPTS_PER_TURN);
         }
     }
 
@@ -299,5 +341,28 @@ impl Worker {
         let proxy = door.proxy;
         drop(door);
         self.fleet.listener_closed(self.proxy(proxy));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_alone_is_taken_alone_and_of_a_crowd_soon_many_at_once() {
+        let mut pace = Pace::default();
+        let mut turn = 1;
+        let mut most_in = |pause: u64, takes_all: bool| {
+            turn += pause;
+            let most = pace.most(turn);
+            if takes_all {
+                pace.took_all(turn, most);
+            }
+            most
+        };
+        assert_eq!([most_in(1, true), most_in(2, true), most_in(3, true)], [1; 3]);
+        let crowd: Vec<usize> = (0..6).map(|_| most_in(1, true)).collect();
+        assert_eq!(crowd, [2, 4, 8, 16, ACCEPTS_PER_TURN, ACCEPTS_PER_TURN]);
+        assert_eq!([most_in(1, false), most_in(1, true)], [ACCEPTS_PER_TURN, 1]);
     }
 }

@@ -112,6 +112,7 @@ impl Worker {
     fn next_upstream(&mut self, key: Key, why: &str) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
+        self.taken_back_in = self.turn;
         let timeout = self.roster[connection.proxy].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());
@@ -122,7 +123,8 @@ impl Worker {
         self.connect(key);
     }
 
-    fn connected(&mut self, key: Key, readable: bool) {
+    /// A connection to the upstream was made; it has sent something already where `readable`.
+    pub(super) fn connected(&mut self, key: Key, readable: bool) {
         let now = self.now;
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         let proxy = &self.roster[connection.proxy];

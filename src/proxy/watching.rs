@@ -60,8 +60,12 @@ impl Worker {
             None => return,
         };
         if side == Side::Server && connection.connect_until.is_some() {
-            return if writable {
-                self.connect_decided(key, readable)
+            // While a TCP connect is pending nothing can be written: epoll says no EPOLLOUT, or an error with it.
+            let is_made = !flags.intersects(broken) && self.taken_back_in != self.turn;
+            return match writable {
+                true if is_made => self.connected(key, readable),
+                true => self.connect_decided(key, readable),
+                false => {}
             };
         }
         let is_unix = match side {

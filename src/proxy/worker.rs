@@ -105,6 +105,10 @@ pub(super) struct Worker {
     pub now: u64,
     /// When a turn came so late that nobody knows what the peers would have done meanwhile.
     pub awake_since: u64,
+    /// Counts the turns.
+    pub turn: u64,
+    /// The last turn in which a socket was closed whose connect was not decided: an event of that turn may be its.
+    pub taken_back_in: u64,
 }
 
 /// Runs worker `index` until the stop token has fired and its last connection has ended. `roster` are the
@@ -158,6 +162,8 @@ pub fn run(
         looks: VecDeque::new(),
         now: 0,
         awake_since: 0,
+        turn: 0,
+        taken_back_in: 0,
     };
     let watch = |fd: std::os::fd::BorrowedFd<'_>, flags, source: Source| {
         let event = EpollEvent::new(flags, source.to_bits());
@@ -195,6 +201,7 @@ impl Worker {
                 Err(errno) => return Err(Error::system("waiting for events", errno)),
             };
             stop.beat();
+            self.turn += 1;
             self.now = monotonic_ms();
             if self.now >= next_turn + PAUSE {
                 self.awake_since = self.now;

@@ -1,9 +1,12 @@
 //! What becomes of proxies, listeners and connections.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
-use super::{Port, drainctl, hup, proxy, reload, start, status};
+use nix::sys::signal::Signal;
+
+use super::{Port, drainctl, hup, proxy, reload, start, status, write};
 use crate::support::drained::{Setup, until};
 use crate::support::peers::{Ended, Listener, connect, end_of, talk, try_connect};
 use crate::support::{SOON, scratch::Scratch};
@@ -179,6 +182,53 @@ fn a_client_that_is_being_connected_to_an_upstream_that_goes_gets_another() {
 }
 
 #[test]
+fn an_event_of_a_connect_that_was_given_up_says_nothing_of_the_next() {
+    let [slow, stuck] = [(); 2].map(|()| Listener::refusing("127.0.0.1:0"));
+    let (port, filling, _filling) = (Port::reserve(), slow.fill(), stuck.fill());
+    let config = |to: &Listener, timeout: &str| {
+        let more = format!("connect_timeout = {timeout:?}\nhold = \"0s\"");
+        proxy("p", &[port.address()], &[&to.address], &more)
+    };
+    let drained = start(&config(&slow, "60s"));
+    let client = connect(port.address());
+    until("it is accepted", || status(&drained.scratch)["proxies"]["p"]["connections"]["accepted"] == 1);
+    let held = drained.daemon.hold_threads(&["worker-0", "worker-1"]);
+    // The news of the reload comes first, and then the connect is made that is to be given up for it.
+    write(&drained.scratch, &config(&stuck, "200ms"));
+    drained.signal(Signal::SIGHUP);
+    until("both workers have news", || unread_news(&drained) == 2);
+    let others: Vec<_> = filling.iter().map(|filling| filling.local_addr().unwrap()).collect();
+    let _made = std::iter::repeat_with(|| slow.accept())
+        .find(|server| !others.contains(&server.peer_addr().unwrap()))
+        .unwrap();
+    drop(held);
+    assert_eq!(end_of(&client), Ended::Fin);
+    assert_eq!(status(&drained.scratch)["proxies"]["p"]["connections"]["failed"], 1);
+    drained.stop();
+}
+
+/// How many eventfds of a daemon have been written and not read, of those that are watched level-triggered: the workers'
+/// mailboxes.
+fn unread_news(drained: &crate::support::drained::Drained) -> usize {
+    const LEVEL_IN: &str = "19";
+    let fds = format!("/proc/{}/fdinfo", drained.pid());
+    let infos = std::fs::read_dir(&fds).unwrap().map(|fd| fd.unwrap().file_name().into_string().unwrap());
+    let infos: HashMap<_, _> = infos
+        .filter_map(|fd| Some((std::fs::read_to_string(format!("{fds}/{fd}")).ok()?, fd)))
+        .map(|(info, fd)| (fd, info))
+        .collect();
+    let watched = infos.values().flat_map(|info| info.lines()).filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        (words.first() == Some(&"tfd:") && words[3] == LEVEL_IN).then(|| infos.get(words[1]))?
+    });
+    let count = |info: &String| {
+        let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"))?;
+        u64::from_str_radix(count.trim(), 16).ok()
+    };
+    watched.filter_map(count).filter(|count| *count > 0).count()
+}
+
+#[test]
 fn a_shorter_idle_timeout_and_another_limit_hold_at_once() {
     let (port, upstream) = (Port::reserve(), Listener::new());
     // The timer of a connect must not be what ends it.
@@ -263,7 +313,7 @@ fn a_socket_file_goes_with_its_listener_and_one_that_was_deleted_is_made_anew() 
 fn a_sighup_reloads_and_systemd_hears_when() {
     let (port, upstream) = (Port::reserve(), Listener::new());
     let drained = start("");
-    super::write(&drained.scratch, &proxy("p", &[port.address()], &[&upstream.address], ""));
+    write(&drained.scratch, &proxy("p", &[port.address()], &[&upstream.address], ""));
     hup(&drained);
     drop(pair(port.address(), &upstream));
     let messages = drained.manager.messages();

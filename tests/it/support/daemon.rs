@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::SOON;
@@ -60,6 +61,26 @@ impl End {
 
     pub fn count(&self, text: &str) -> usize {
         self.lines.iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+/// A thread that stands still: see [`Daemon::hold_threads`].
+pub struct HeldThread(Pid);
+
+impl HeldThread {
+    fn new(thread: Pid) -> HeldThread {
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        let stopped = waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
+        HeldThread(thread)
+    }
+}
+
+impl Drop for HeldThread {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _ = ptrace::detach(self.0, None);
     }
 }
 
@@ -135,6 +156,12 @@ impl Daemon {
             assert!(Instant::now() < until, "no thread {name} among {:?}", self.threads());
             std::thread::yield_now();
         }
+    }
+
+    /// Stops the threads of these names until what is returned is dropped: what comes for them meanwhile they find
+    /// together.
+    pub fn hold_threads(&self, names: &[&str]) -> Vec<HeldThread> {
+        names.iter().map(|name| HeldThread::new(Pid::from_raw(self.wait_thread(name)))).collect()
     }
 
     /// Each thread's id and name.
