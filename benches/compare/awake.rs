@@ -20,11 +20,12 @@ impl Awake {
     /// One on each processor, of the policy SCHED_IDLE: sched(7).
     ///
     /// # Errors
-    /// taskset or chrt of util-linux cannot be run.
+    /// taskset of util-linux cannot be run.
     pub fn start() -> io::Result<Awake> {
         let one = |processor: usize| {
             let mut command = Command::new("taskset");
             command.args(["-c", &processor.to_string(), "chrt", "--idle", "0"]);
+            command.args(["setpriv", "--pdeathsig", "KILL"]);
             command.args(["sh", "-c", "while :; do :; done"]);
             command.stdin(Stdio::null()).spawn()
         };

@@ -138,11 +138,11 @@ fn measure(tasks: &[&Task], contenders: &[Contender], setting: &Setting) -> Figu
     let mut figures = Figures::default();
     for task in tasks {
         let (rounds, lasts) = task.course(setting.rounds, setting.lasts);
+        let concerned: Vec<_> = contenders.iter().filter(|contender| task.concerns(contender.kind)).collect();
         let (mut round, mut again) = (0, 0);
         while round < rounds {
-            let results: Vec<_> = in_turn(contenders, round)
+            let results: Vec<_> = in_turn(&concerned, round)
                 .into_iter()
-                .filter(|contender| task.concerns(contender.kind))
                 .map(|contender| {
                     eprintln!("{} {}/{rounds} {}", task.name, round + 1, contender.kind.name());
                     let result = task.run(contender, lasts);
@@ -173,10 +173,10 @@ fn measure(tasks: &[&Task], contenders: &[Contender], setting: &Setting) -> Figu
 
 /// Another one begins each round, and each comes as often after one as after any other, for whoever was before leaves
 /// the machine something to clear up: a balanced Latin square.
-fn in_turn(contenders: &[Contender], round: usize) -> Vec<&Contender> {
+fn in_turn<'a>(contenders: &[&'a Contender], round: usize) -> Vec<&'a Contender> {
     let n = contenders.len();
     let zigzag = |place: usize| if place % 2 == 1 { place.div_ceil(2) } else { n - place / 2 };
-    let mut all: Vec<_> = (0..n).map(|place| &contenders[(zigzag(place) + round) % n]).collect();
+    let mut all: Vec<_> = (0..n).map(|place| contenders[(zigzag(place) + round) % n]).collect();
     if round / n % 2 == 1 {
         all.reverse();
     }

@@ -42,23 +42,25 @@ pub(super) struct Door {
 }
 
 /// How many connections are taken at once by a worker that an event has called. To ask for one where there is none
-/// costs nearly as much as to take one, so the first is taken alone, and twice as many in each turn after one that
-/// may have left some.
+/// costs nearly as much as to take one, so the first is taken alone, and twice as many where epoll says the next time
+/// that there are more. It says so in the turn after, or as soon as it comes to it among more than it tells at once.
 #[derive(Default)]
 struct Pace {
-    /// The turn after the last one that took as many as it might.
-    next_turn: u64,
+    /// How often epoll will have told all then.
+    next: u32,
+    /// 0: there were fewer than might be taken.
     last: usize,
 }
 
 impl Pace {
-    fn most(&mut self, turn: u64) -> usize {
-        let most = if self.next_turn == turn { 2 * self.last } else { 1 };
-        most.min(ACCEPTS_PER_TURN)
+    fn most(&mut self, told_all: u32) -> usize {
+        let is_next = self.next.wrapping_sub(told_all) <= 1;
+        let last = std::mem::take(&mut self.last);
+        if is_next { (2 * last).clamp(1, ACCEPTS_PER_TURN) } else { 1 }
     }
 
-    fn took_all(&mut self, turn: u64, most: usize) {
-        *self = Pace { next_turn: turn + 1, last: most };
+    fn took_all(&mut self, told_all: u32, most: usize) {
+        *self = Pace { next: told_all.wrapping_add(1), last: most };
     }
 }
 
@@ -127,11 +129,11 @@ impl Worker {
         let Some(Some(door)) = self.doors.get_mut(index) else { return };
         // Those that wait for the end of the backlog come to it.
         let goes_on = door.closing.is_some() || door.listener.has_early_clients.load(Relaxed);
-        let most = if goes_on { ACCEPTS_PER_TURN } else { door.pace.most(self.turn) };
+        let most = if goes_on { ACCEPTS_PER_TURN } else { door.pace.most(self.told_all) };
         if self.accept_some(index, most)
             && let Some(Some(door)) = self.doors.get_mut(index)
         {
-            door.pace.took_all(self.turn, most);
+            door.pace.took_all(self.told_all, most);
         }
         if self.has_more_than_its_share() {
             self.stand_back(index);
@@ -348,21 +350,33 @@ impl Worker {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_alone_is_taken_alone_and_of_a_crowd_soon_many_at_once() {
-        let mut pace = Pace::default();
-        let mut turn = 1;
-        let mut most_in = |pause: u64, takes_all: bool| {
-            turn += pause;
-            let most = pace.most(turn);
+    /// Turns of a worker: how many more times epoll has told all, and whether all that might be taken were there.
+    fn most<const N: usize>(pace: &mut Pace, told_all: &mut u32, turns: [(u32, bool); N]) -> [usize; N] {
+        turns.map(|(more, takes_all)| {
+            *told_all = told_all.wrapping_add(more);
+            let most = pace.most(*told_all);
             if takes_all {
-                pace.took_all(turn, most);
+                pace.took_all(*told_all, most);
             }
             most
-        };
-        assert_eq!([most_in(1, true), most_in(2, true), most_in(3, true)], [1; 3]);
-        let crowd: Vec<usize> = (0..6).map(|_| most_in(1, true)).collect();
-        assert_eq!(crowd, [2, 4, 8, 16, ACCEPTS_PER_TURN, ACCEPTS_PER_TURN]);
-        assert_eq!([most_in(1, false), most_in(1, true)], [ACCEPTS_PER_TURN, 1]);
+        })
+    }
+
+    #[test]
+    fn one_alone_is_taken_alone_and_of_a_crowd_soon_many_at_once() {
+        let (mut pace, mut told_all) = (Pace::default(), u32::MAX - 5);
+        let mut most = |turns| most(&mut pace, &mut told_all, turns);
+        assert_eq!(most([(1, true), (2, true), (3, true), (9, true)]), [1; 4]);
+        assert_eq!(most([(1, true); 4]), [2, 4, 8, 16]);
+        assert_eq!(
+            most([(1, true), (1, false), (1, true), (2, true)]),
+            [ACCEPTS_PER_TURN, ACCEPTS_PER_TURN, 1, 1]
+        );
+    }
+
+    #[test]
+    fn a_crowd_is_taken_in_many_at_once_though_epoll_never_comes_to_an_end() {
+        let (mut pace, mut told_all) = (Pace::default(), 7);
+        assert_eq!(most(&mut pace, &mut told_all, [(0, true); 6]), [1, 2, 4, 8, 16, ACCEPTS_PER_TURN]);
     }
 }

@@ -42,11 +42,10 @@ impl Half {
         place: Option<Place<'_>>,
     ) -> bool {
         // What the sink does not take must find a pipe. After our own end the source's counts tell nothing, and
-        // neither do those of sockets of another kind; without a record nobody asks for them. The end of a stream
-        // is read in the same way, where it is one: a splice would have to ask whether urgent data stopped it.
+        // neither do those of sockets of another kind; without a record nobody asks for them.
         self.pipe.is_none()
             && self.bulky == 0
-            && (self.leaves_nothing || self.fin)
+            && self.leaves_nothing
             && !self.urgent
             && means.pipes.spare_capacity() > 0
             && place.is_none_or(|place| !place.said && self.knows_origin(source, sink))

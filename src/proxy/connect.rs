@@ -68,6 +68,7 @@ impl Worker {
             let until = self.now + proxy.config.connect_timeout.as_millis() as u64;
             connection.connect_until = Some(until);
             connection.connect_began = began;
+            connection.connect_turn = self.turn;
             let event = EpollEvent::new(SOCKET_EVENTS, Source::Entry(key, Side::Server).to_bits());
             let watched = self.epoll.add(&fd, event);
             connection.server = Some(fd);
@@ -112,7 +113,6 @@ impl Worker {
     fn next_upstream(&mut self, key: Key, why: &str) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
-        self.taken_back_in = self.turn;
         let timeout = self.roster[connection.proxy].config.connect_timeout;
         connection.connect_until = Some(self.now + timeout.as_millis() as u64);
         let (proxy, upstream) = (connection.proxy, connection.upstream.take());

@@ -31,6 +31,8 @@ pub struct Connection {
     pub connect_until: Option<u64>,
     /// When the connect that is pending began.
     pub connect_began: Tick,
+    /// In which turn of its worker: what epoll told in that one is of a socket before it.
+    pub connect_turn: u64,
     /// No upstream takes it now: it waits for one that does.
     pub held: bool,
     pub to_upstream: Half,
@@ -89,6 +91,7 @@ impl Connection {
             tried: Tried::default(),
             connect_until: None,
             connect_began: Tick::default(),
+            connect_turn: 0,
             held: false,
             to_upstream: Half::default(),
             to_client: Half::default(),

@@ -365,7 +365,6 @@ impl Worker {
     fn take_back(&mut self, key: Key) {
         let Some(Entry::Connection(connection)) = self.table.get_mut(key) else { return };
         connection.server = None;
-        self.taken_back_in = self.turn;
         let tried = connection.tried;
         if let Some(upstream) = connection.upstream.take() {
             self.roster[connection.proxy].upstream(upstream).leave();

@@ -61,7 +61,6 @@ impl Worker {
                 }
                 if is_lost {
                     connection.server = None;
-                    self.taken_back_in = self.turn;
                     let timeout = shared.config.connect_timeout.as_millis() as u64;
                     connection.connect_until = Some(self.now + timeout);
                     self.seek(key);

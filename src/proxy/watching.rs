@@ -59,11 +59,14 @@ impl Worker {
             Some(Entry::Check(_)) => return self.check_ready(key),
             None => return,
         };
+        if side == Side::Server && connection.connect_turn == self.turn {
+            // What epoll tells in the turn in which a socket was made is of one before it, which was closed.
+            return;
+        }
         if side == Side::Server && connection.connect_until.is_some() {
-            // While a TCP connect is pending nothing can be written: epoll says no EPOLLOUT, or an error with it.
-            let is_made = !flags.intersects(broken) && self.taken_back_in != self.turn;
+            // While a connect is pending nothing can be written: epoll says no EPOLLOUT, or an error with it.
             return match writable {
-                true if is_made => self.connected(key, readable),
+                true if !flags.intersects(broken) => self.connected(key, readable),
                 true => self.connect_decided(key, readable),
                 false => {}
             };

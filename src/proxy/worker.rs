@@ -107,8 +107,8 @@ pub(super) struct Worker {
     pub awake_since: u64,
     /// Counts the turns.
     pub turn: u64,
-    /// The last turn in which a socket was closed whose connect was not decided: an event of that turn may be its.
-    pub taken_back_in: u64,
+    /// Counts those in which epoll told all that it had to tell.
+    pub told_all: u32,
 }
 
 /// Runs worker `index` until the stop token has fired and its last connection has ended. `roster` are the
@@ -163,7 +163,7 @@ pub fn run(
         now: 0,
         awake_since: 0,
         turn: 0,
-        taken_back_in: 0,
+        told_all: 0,
     };
     let watch = |fd: std::os::fd::BorrowedFd<'_>, flags, source: Source| {
         let event = EpollEvent::new(flags, source.to_bits());
@@ -202,6 +202,7 @@ impl Worker {
             };
             stop.beat();
             self.turn += 1;
+            self.told_all = self.told_all.wrapping_add(u32::from(n < events.len()));
             self.now = monotonic_ms();
             if self.now >= next_turn + PAUSE {
                 self.awake_since = self.now;

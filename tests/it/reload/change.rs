@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -181,21 +182,21 @@ fn a_client_that_is_being_connected_to_an_upstream_that_goes_gets_another() {
     drained.stop();
 }
 
-#[test]
-fn an_event_of_a_connect_that_was_given_up_says_nothing_of_the_next() {
+/// Gives up a connect under way to `slow`, by `give_up`, in the very turn in which it is made: nobody else than `stuck`
+/// is there to take the client.
+fn given_up_as_it_is_made(give_up: fn(&crate::support::drained::Drained, [&str; 2]) -> Option<Child>) {
     let [slow, stuck] = [(); 2].map(|()| Listener::refusing("127.0.0.1:0"));
     let (port, filling, _filling) = (Port::reserve(), slow.fill(), stuck.fill());
-    let config = |to: &Listener, timeout: &str| {
-        let more = format!("connect_timeout = {timeout:?}\nhold = \"0s\"");
-        proxy("p", &[port.address()], &[&to.address], &more)
-    };
-    let drained = start(&config(&slow, "60s"));
+    let config = |to: &[&str]| proxy("p", &[port.address()], to, "connect_timeout = \"3s\"\nhold = \"0s\"");
+    let drained = start(&config(&[&slow.address]));
     let client = connect(port.address());
-    until("it is accepted", || status(&drained.scratch)["proxies"]["p"]["connections"]["accepted"] == 1);
+    let upstream = || status(&drained.scratch)["proxies"]["p"]["upstreams"][0].clone();
+    until("its connect has begun", || upstream()["connections"] == 1);
+    reload(&drained.scratch, &config(&[&slow.address, &stuck.address]));
     let held = drained.daemon.hold_threads(&["worker-0", "worker-1"]);
-    // The news of the reload comes first, and then the connect is made that is to be given up for it.
-    write(&drained.scratch, &config(&stuck, "200ms"));
-    drained.signal(Signal::SIGHUP);
+    // The news comes first, and then the connect is made that is to be given up for it.
+    let without_slow = config(&[&stuck.address]);
+    let control = give_up(&drained, [&slow.address, &without_slow]);
     until("both workers have news", || unread_news(&drained) == 2);
     let others: Vec<_> = filling.iter().map(|filling| filling.local_addr().unwrap()).collect();
     let _made = std::iter::repeat_with(|| slow.accept())
@@ -204,7 +205,27 @@ fn an_event_of_a_connect_that_was_given_up_says_nothing_of_the_next() {
     drop(held);
     assert_eq!(end_of(&client), Ended::Fin);
     assert_eq!(status(&drained.scratch)["proxies"]["p"]["connections"]["failed"], 1);
+    control.into_iter().for_each(|mut control| assert!(control.wait().unwrap().success()));
     drained.stop();
+}
+
+#[test]
+fn an_event_of_a_connect_that_a_reload_gave_up_says_nothing_of_the_next() {
+    given_up_as_it_is_made(|drained, [_, without_slow]| {
+        write(&drained.scratch, without_slow);
+        drained.signal(Signal::SIGHUP);
+        None
+    });
+}
+
+#[test]
+fn an_event_of_a_connect_that_a_drain_gave_up_says_nothing_of_the_next() {
+    given_up_as_it_is_made(|drained, [slow, _]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drainctl"));
+        command.arg("--socket").arg(drained.scratch.path("control.sock"));
+        command.args(["drain", "p", "--upstream", slow]);
+        Some(command.stdout(Stdio::null()).spawn().unwrap())
+    });
 }
 
 /// How many eventfds of a daemon have been written and not read, of those that are watched level-triggered: the workers'
