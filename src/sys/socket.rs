@@ -254,8 +254,7 @@ pub fn take_error(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// How a connect has ended; None while it is pending. An event alone does not say that it has: it may be of a
-/// socket that was closed in the same turn, and then SO_ERROR is 0.
+/// How a connect has ended; None while it is pending. SO_ERROR alone does not say that it has: it is 0 until then, too.
 pub fn connect_result(fd: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
     match getpeername::<SockaddrStorage>(fd.as_raw_fd()) {
         // It is pending, or it has failed.

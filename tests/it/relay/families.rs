@@ -77,17 +77,21 @@ fn a_client_from_before_the_start_has_what_all_have() {
     let (upstream, passed) = (Listener::new(), Listener::on("127.0.0.1:0"));
     let clients = [(); 3].map(|()| connect(&passed.address));
     let config = format!("[proxy.p]\nlisten = \"systemd:web\"\nupstream = \"{}\"\n", upstream.address);
-    // Several workers would connect to the upstream in an order of their own.
-    let drained = Setup::new(&config).workers(1).passed(&passed.fd, "web").start();
-    for mut client in &clients {
-        let mut server = upstream.accept();
-        client.write_all(b"abc").unwrap();
+    let drained = Setup::new(&config).passed(&passed.fd, "web").start();
+    for (mut client, number) in clients.iter().zip(*b"012") {
+        client.write_all(&[number, b'b', b'c']).unwrap();
         send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
         client.write_all(b"def").unwrap();
-        let mut bytes = [0; 7];
-        server.read_exact(&mut bytes).unwrap();
-        assert_eq!(&bytes, b"abc!def");
     }
+    // The workers connect to the upstream in an order of their own.
+    let mut numbers = clients.each_ref().map(|_| {
+        let mut bytes = [0; 7];
+        upstream.accept().read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes[1..], b"bc!def");
+        bytes[0]
+    });
+    numbers.sort_unstable();
+    assert_eq!(&numbers, b"012");
     drained.stop();
 }
 

@@ -71,9 +71,15 @@ impl HeldThread {
     fn new(thread: Pid) -> HeldThread {
         ptrace::seize(thread, ptrace::Options::empty()).unwrap();
         ptrace::interrupt(thread).unwrap();
-        let stopped = waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
-        assert!(matches!(stopped, WaitStatus::PtraceEvent(..)), "{stopped:?}");
-        HeldThread(thread)
+        let held = HeldThread(thread);
+        let until = Instant::now() + SOON;
+        loop {
+            match waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).unwrap() {
+                WaitStatus::PtraceEvent(..) => return held,
+                state => assert!(state == WaitStatus::StillAlive && Instant::now() < until, "{state:?}"),
+            }
+            std::thread::yield_now();
+        }
     }
 }
 
