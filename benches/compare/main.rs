@@ -171,8 +171,8 @@ fn measure(tasks: &[&Task], contenders: &[Contender], setting: &Setting) -> Figu
     figures
 }
 
-/// Another one begins each round, and each comes as often after one as after any other, for whoever was before leaves
-/// the machine something to clear up: a balanced Latin square.
+/// Another one begins each round, and each comes as often after one as after any other in as many rounds as there are
+/// contenders, or twice as many: a balanced Latin square. Whoever was before leaves the machine something to clear up.
 fn in_turn<'a>(contenders: &[&'a Contender], round: usize) -> Vec<&'a Contender> {
     let n = contenders.len();
     let zigzag = |place: usize| if place % 2 == 1 { place.div_ceil(2) } else { n - place / 2 };
